@@ -1,3 +1,48 @@
 // SPDX-License-Identifier: GPL-2.0-only
-#![no_std]
+//! How guest superpages are kept and rebuilt: the thinking part, which knows
+//! nothing of Xen.
+//!
+//! # The protocol on one page
+//!
+//! A *region* is 2 MiB of guest-physical memory. It is whole when one
+//! second-stage entry maps it. Ballooning breaks it into 512 entries; this
+//! crate makes it whole again, and exchanges pages without breaking it where
+//! that can be avoided.
+//!
+//! A frame may be moved or taken away only while it is *frozen*: under the
+//! p2m write lock its reference count went, in one atomic step, from exactly
+//! one reference (the domain's own) to none. From then on nobody can get a
+//! reference to it: not by gfn, for that takes the p2m lock, and not by mfn, for
+//! `get_page()` fails on a count of 0. If anybody had a reference before (a
+//! grant or foreign mapping, an emulator, an IOMMU operation), freezing fails,
+//! and the region is left as it is.
+//!
+//! ```text
+//!  migrate:  freeze all → hide (one entry, typed so that guest accesses wait)
+//!            → flush → copy → assign → install (one leaf) → retire → unlock → free
+//!  exchange: freeze inputs → reserve outputs → assign → zap inputs, install
+//!            outputs → flush → retire → unlock → free
+//!  promote:  512 entries already say what one leaf says → one write → flush
+//! ```
+//!
+//! What may fail comes before the first change that a guest could notice; what
+//! comes after it cannot fail, or the domain is dying or is crashed. No heap
+//! allocation, guest memory access or preemption happens under the lock. The
+//! types in [`frames`] and [`machine`] make most of these rules the
+//! compiler's business.
+//!
+//! Events feed the [`ledger`]; [`coalesce::step`] takes one region from it and
+//! carries out the cheapest sufficient act; [`exchange::run`] is the hypercall;
+//! [`account`] keeps the books.
+#![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
+
+pub mod account;
+pub mod addr;
+pub mod coalesce;
+pub mod exchange;
+pub mod frames;
+pub mod ledger;
+pub mod machine;
+pub mod region;
+pub mod trace;

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What was done, and why the rest was left: counters and reasons.
+//!
+//! The law that holds at every moment that no region is being worked on:
+//! `looked_at = promoted + completed + migrated + Σ refused(reason)`.
+//! [`Account::settle`] is the only way to count a look, so the law cannot be
+//! broken by forgetting one side of it.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// Why a region was left as it is. The numbers are public
+/// (`XEN_DOMCTL_COALESCE_REASON_*`) and are never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Reason {
+    /// One leaf of 2 MiB or more maps it already.
+    WholeAlready = 0,
+    /// Nothing is mapped there.
+    Empty = 1,
+    /// At least one page is ballooned out.
+    Hole = 2,
+    /// Somebody besides the domain holds a reference to a page: a grant or
+    /// foreign mapping, a vcpu_info page, an emulator.
+    Pinned = 3,
+    /// A page is not ordinary RAM.
+    MemType = 4,
+    /// The pages do not all have the same permissions or attributes.
+    Access = 5,
+    /// A page belongs to Xen or has a special role (`PGC_xen_heap`,
+    /// `PGC_extra`); also a page whose M2P entry names another gfn.
+    Special = 6,
+    /// No free 2 MiB block above the watermark.
+    NoMemory = 7,
+    /// The domain is being destroyed.
+    Dying = 8,
+    /// The frames are mapped in an IOMMU: a device may write to them.
+    Iommu = 9,
+    /// altp2m is in use.
+    Altp2m = 10,
+    /// The domain runs guests of its own.
+    Nested = 11,
+    /// Populate-on-demand entries exist.
+    PopulateOnDemand = 12,
+    /// Sharing or paging is enabled.
+    Sharing = 13,
+    /// Log-dirty tracking is on (live migration, VRAM).
+    LogDirty = 14,
+    /// A type recalculation is pending.
+    Recalc = 15,
+    /// It broke again soon after it was healed.
+    Cooling = 16,
+    /// The operator allowed only what needs no copy.
+    Mode = 17,
+    /// Not a HAP domain with 2 MiB entries, or not yet completely built.
+    NotReady = 18,
+    /// It changed while we were about to work on it.
+    Vanished = 19,
+}
+
+impl Reason {
+    /// How many there are.
+    pub const COUNT: usize = 20;
+}
+
+/// Counters that are not refusals. The numbers are public
+/// (`XEN_DOMCTL_COALESCE_COUNT_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Counter {
+    /// Regions judged; see the law in the module's head.
+    LookedAt = 0,
+    /// Made whole with no copy.
+    Promoted = 1,
+    /// Made whole by fetching the few pages that were astray.
+    Completed = 2,
+    /// Made whole by moving all of it.
+    Migrated = 3,
+    /// 4 KiB pages copied.
+    PagesCopied = 4,
+    /// Leaves broken, by whomever.
+    Splits = 5,
+    /// Leaves that an exchange could replace without breaking them.
+    SplitsAvoided = 6,
+    /// XENMEM_exchange calls that were let through to the p2m.
+    ExchangeCalls = 7,
+    /// 4 KiB pages exchanged.
+    ExchangedPages = 8,
+    /// The longest time that the p2m lock was held for one act, in TSC ticks.
+    LongestHold = 9,
+    /// Regions waiting now. Filled in when the counters are read.
+    Queued = 10,
+}
+
+/// Entries of the public array: counters first, reasons from
+/// [`REASON_BASE`] on.
+pub const ENTRIES: usize = 64;
+
+/// Index of the first reason in the public array.
+pub const REASON_BASE: usize = 16;
+
+/// What became of a region that was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// One leaf replaced 512 entries that lay in order.
+    Promoted,
+    /// All pages were copied to a fresh block.
+    Migrated,
+    /// Left as it is.
+    Refused(Reason),
+}
+
+/// The counters of one domain. Any CPU may add to them at any time.
+#[derive(Debug)]
+pub struct Account {
+    counts: [AtomicU64; ENTRIES],
+}
+
+impl Default for Account {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Account {
+    /// All zero.
+    pub const fn new() -> Self {
+        Account {
+            counts: [const { AtomicU64::new(0) }; ENTRIES],
+        }
+    }
+
+    /// The value at the public index `index`; 0 where there is none.
+    pub fn get(&self, index: usize) -> u64 {
+        self.counts
+            .get(index)
+            .map_or(0, |c| c.load(Ordering::Relaxed))
+    }
+
+    /// The value of `counter`.
+    pub fn count(&self, counter: Counter) -> u64 {
+        self.get(counter as usize)
+    }
+
+    /// How often `reason` was the outcome.
+    pub fn refused(&self, reason: Reason) -> u64 {
+        self.get(REASON_BASE.wrapping_add(reason as usize))
+    }
+
+    /// Count `n` more.
+    pub fn add(&self, counter: Counter, n: u64) {
+        self.bump(counter as usize, n);
+    }
+
+    /// Remember `ticks` if no lock hold was longer.
+    pub fn hold(&self, ticks: u64) {
+        if let Some(c) = self.counts.get(Counter::LongestHold as usize) {
+            c.fetch_max(ticks, Ordering::Relaxed);
+        }
+    }
+
+    /// Count one look and its outcome.
+    pub fn settle(&self, outcome: Outcome) {
+        self.add(Counter::LookedAt, 1);
+        match outcome {
+            Outcome::Promoted => self.add(Counter::Promoted, 1),
+            Outcome::Migrated => self.add(Counter::Migrated, 1),
+            Outcome::Refused(reason) => self.bump(REASON_BASE.wrapping_add(reason as usize), 1),
+        }
+    }
+
+    fn bump(&self, index: usize, n: u64) {
+        if let Some(c) = self.counts.get(index) {
+            c.fetch_add(n, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The background coalescer, one region at a time: promote in place, or
+//! migrate, or leave it and say why.
+
+use crate::account::{Account, Counter, Outcome, Reason};
+use crate::addr::{Mfn, Order, REGION_PAGES, Region};
+use crate::frames::{Frozen, List, Loss, Pending, Retired};
+use crate::ledger::Ledger;
+use crate::machine::{Block, Facts, Locked, Machine, Purpose};
+use crate::region::{State, judge};
+use crate::trace::{Event, Record};
+use arch::Leaf;
+
+/// How far the coalescer may go (`coalesce=` on Xen's command line, or
+/// `XEN_DOMCTL_COALESCE_set_mode`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Not at all.
+    Off,
+    /// Only what needs no copy.
+    InPlace,
+    /// Everything.
+    Full,
+}
+
+/// What is wrong with the whole domain, if anything: for any act.
+fn unfit(facts: Facts) -> Option<Reason> {
+    if facts.contains(Facts::DYING) {
+        Some(Reason::Dying)
+    } else if !facts.contains(Facts::HAP_2MB | Facts::CREATED) {
+        Some(Reason::NotReady)
+    } else if facts.contains(Facts::ALTP2M) {
+        Some(Reason::Altp2m)
+    } else if facts.contains(Facts::NESTED) {
+        Some(Reason::Nested)
+    } else if facts.contains(Facts::SHARING) {
+        Some(Reason::Sharing)
+    } else if facts.contains(Facts::LOG_DIRTY) {
+        Some(Reason::LogDirty)
+    } else {
+        None
+    }
+}
+
+/// The same for acts that move frames.
+fn unmovable(facts: Facts) -> Option<Reason> {
+    if facts.contains(Facts::IOMMU) {
+        Some(Reason::Iommu)
+    } else if facts.contains(Facts::POD) {
+        Some(Reason::PopulateOnDemand)
+    } else {
+        unfit(facts)
+    }
+}
+
+/// What a look at a region, with the lock held, ended in.
+enum Look {
+    Done(Outcome),
+    /// It could be migrated; its frames come mostly from near this one.
+    Migrate(Mfn),
+}
+
+/// Look at `region`, which the ledger has just handed out, and do for it what
+/// can be done; `now` in ms, as for the ledger. At most two lock holds, the
+/// second as long as the copy of 2 MiB.
+pub fn heal<M: Machine>(
+    machine: &mut M,
+    list: &mut List,
+    region: Region,
+    mode: Mode,
+    now: u64,
+) -> Outcome {
+    let look = {
+        let since = machine.ticks();
+        let mut locked = machine.lock();
+        let look = look(&mut locked, list, region, mode);
+        if let Look::Done(outcome) = &look {
+            note(&mut locked, region, *outcome, now);
+        }
+        drop(locked);
+        if let Look::Done(Outcome::Promoted) = look {
+            let held = machine.ticks().wrapping_sub(since);
+            machine.account().hold(held);
+            let record = Record::new(0, 0, region.start(), None).held(held);
+            machine.trace(Event::Promote, record);
+        }
+        look
+    };
+    let outcome = match look {
+        Look::Done(outcome) => outcome,
+        Look::Migrate(near) => {
+            let outcome = match machine.alloc(Order::REGION, Purpose::Overwrite(near)) {
+                None => Outcome::Refused(Reason::NoMemory),
+                Some(block) => migrate(machine, list, region, block),
+            };
+            note(&mut machine.lock(), region, outcome, now);
+            outcome
+        }
+    };
+
+    if let Outcome::Refused(reason) = outcome {
+        let record = Record::new(0, reason as u8, region.start(), None);
+        machine.trace(Event::Refuse, record);
+    }
+    machine.account().settle(outcome);
+    outcome
+}
+
+/// Tell the ledger.
+fn note<L: Locked>(locked: &mut L, region: Region, outcome: Outcome, now: u64) {
+    match outcome {
+        Outcome::Promoted | Outcome::Migrated => locked.ledger().healed(region),
+        // These go away without anything happening in the region's entries.
+        Outcome::Refused(
+            Reason::Pinned
+            | Reason::NoMemory
+            | Reason::Vanished
+            | Reason::Recalc
+            | Reason::PopulateOnDemand
+            | Reason::LogDirty,
+        ) => locked.ledger().retry(region, now),
+        Outcome::Refused(_) => {}
+    }
+}
+
+fn state<L: Locked>(locked: &mut L, list: &mut List, region: Region) -> State {
+    if let Some(reason) = unfit(locked.facts()) {
+        return State::Not(reason);
+    }
+    let mut state = locked.view(region, |view| judge(region, view, list));
+    if state == State::Not(Reason::Recalc) {
+        locked.recalculate(region);
+        state = locked.view(region, |view| judge(region, view, list));
+    }
+    if matches!(state, State::InOrder { .. } | State::Astray { .. })
+        && locked.log_dirty_range(region)
+    {
+        return State::Not(Reason::LogDirty);
+    }
+    state
+}
+
+fn look<L: Locked>(locked: &mut L, list: &mut List, region: Region, mode: Mode) -> Look {
+    if mode == Mode::Off {
+        return Look::Done(Outcome::Refused(Reason::Mode));
+    }
+    match state(locked, list, region) {
+        State::Not(reason) => Look::Done(Outcome::Refused(reason)),
+        State::InOrder { base, leaf } => Look::Done(promote(locked, region, base, leaf)),
+        State::Astray { .. } if mode != Mode::Full => Look::Done(Outcome::Refused(Reason::Mode)),
+        State::Astray { home, .. } => match unmovable(locked.facts()) {
+            Some(reason) => Look::Done(Outcome::Refused(reason)),
+            None => Look::Migrate(home),
+        },
+    }
+}
+
+/// 512 entries say what one leaf would say: let one leaf say it. No frame
+/// moves, so references, foreign mappings and the IOMMU do not matter.
+fn promote<L: Locked>(locked: &mut L, region: Region, base: Mfn, leaf: Leaf) -> Outcome {
+    let mut pending = Pending::new();
+    let result = locked.promote(&mut pending, region.start(), base, leaf);
+
+    // Nobody frees a frame, but the walker may still be in the old table.
+    let _ = locked.flush(pending);
+    match result {
+        Ok(()) => Outcome::Promoted,
+        Err(_) => Outcome::Refused(Reason::NoMemory),
+    }
+}
+
+/// How a migration ended under the lock.
+enum Moved<'l, X: Loss> {
+    /// The block is in place; these frames are free now.
+    Done(Retired<'l, X>, u64),
+    /// Nothing was changed; here is the block.
+    Not(Block, Reason),
+    /// On a second look it had come to lie in order, and was promoted.
+    Promoted(Block),
+}
+
+/// Move all pages of `region` to `block`.
+fn migrate<M: Machine>(machine: &mut M, list: &mut List, region: Region, block: Block) -> Outcome {
+    let to = block.mfn();
+    let since = machine.ticks();
+    let moved = replace(&mut machine.lock(), list, region, block);
+    let held = machine.ticks().wrapping_sub(since);
+
+    machine.account().hold(held);
+    match moved {
+        Moved::Done(retired, astray) => {
+            retired.free(machine, Order::PAGE);
+            machine.account().add(Counter::PagesCopied, REGION_PAGES);
+            let record = Record::new(0, 0, region.start(), Some(to))
+                .pages(REGION_PAGES, astray)
+                .held(held);
+            machine.trace(Event::Migrate, record);
+            Outcome::Migrated
+        }
+        Moved::Promoted(block) => {
+            machine.free(block);
+            let record = Record::new(0, 0, region.start(), None).held(held);
+            machine.trace(Event::Promote, record);
+            Outcome::Promoted
+        }
+        Moved::Not(block, reason) => {
+            machine.free(block);
+            Outcome::Refused(reason)
+        }
+    }
+}
+
+fn replace<'l, L: Locked>(
+    locked: &mut L,
+    list: &'l mut List,
+    region: Region,
+    block: Block,
+) -> Moved<'l, L::Loss> {
+    let gfn = region.start();
+
+    // Everything is judged again: the lock was dropped for the allocation.
+    if let Some(reason) = unmovable(locked.facts()) {
+        return Moved::Not(block, reason);
+    }
+    let astray = match state(locked, list, region) {
+        State::Not(reason) => return Moved::Not(block, reason),
+        State::InOrder { base, leaf } => {
+            return match promote(locked, region, base, leaf) {
+                Outcome::Promoted => Moved::Promoted(block),
+                _ => Moved::Not(block, Reason::NoMemory),
+            };
+        }
+        State::Astray { astray, .. } => astray,
+    };
+    let access = locked.lookup(gfn).access;
+
+    let frozen = match Frozen::freeze_all(locked, list) {
+        Ok(frozen) => frozen,
+        Err(reason) => return Moved::Not(block, reason),
+    };
+    let mut pending = Pending::new();
+    if locked.hide(&mut pending, gfn).is_err() {
+        pending.unused();
+        frozen.thaw(locked);
+        return Moved::Not(block, Reason::NoMemory);
+    }
+    let flushed = locked.flush(pending);
+
+    // From here on no processor can read or write the region.
+    for pair in frozen.pairs() {
+        locked.copy(pair.mfn(), block.mfn().add(pair.gfn().slot()));
+    }
+
+    let mut pending = Pending::new();
+    if locked.assign(block.mfn(), Order::REGION).is_err() {
+        // Dying: its memory is read by nobody any more, only counted.
+        locked.zap(&mut pending, gfn, Order::REGION);
+        let _ = locked.flush(pending);
+        frozen.thaw(locked);
+        return Moved::Not(block, Reason::Dying);
+    }
+    for pair in frozen.pairs() {
+        locked.set_m2p(pair.mfn(), None);
+    }
+    locked.install(&mut pending, gfn, block.mfn(), Order::REGION, access);
+    let _ = locked.flush(pending);
+    block.given();
+
+    Moved::Done(frozen.retire(&flushed), astray)
+}
+
+/// The law of [`crate::account`]; checked by debug builds when nothing is
+/// being worked on.
+pub fn books_balance(account: &Account) -> bool {
+    let refused = (0..Reason::COUNT)
+        .map(|r| account.get(crate::account::REASON_BASE.wrapping_add(r)))
+        .fold(0u64, u64::wrapping_add);
+
+    account.count(Counter::LookedAt)
+        == account
+            .count(Counter::Promoted)
+            .wrapping_add(account.count(Counter::Completed))
+            .wrapping_add(account.count(Counter::Migrated))
+            .wrapping_add(refused)
+}

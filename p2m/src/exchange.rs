@@ -1,0 +1,476 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! XENMEM_exchange for a translated (HAP) domain.
+//!
+//! A *chunk* is 2^max(in, out order) pages: the unit that is exchanged wholly
+//! or not at all, and by which `nr_exchanged` grows. As many chunks as fit in
+//! 512 pages make a *batch*: one lock hold, one flush. If a batch fails, its
+//! chunks are done again one by one, so that what the caller sees is what a
+//! chunk-by-chunk exchange would have done.
+//!
+//! Within a lock hold, in this order:
+//! 1. each input is broken out of a larger leaf where only a part of that is
+//!    given (the one thing that stays done if the chunk fails), and frozen. A
+//!    gfn or frame named twice cannot be frozen twice;
+//! 2. each output is claimed: a hole gets a mark, which also makes the page
+//!    tables that the installation needs; one of the inputs loses its M2P
+//!    entry. An output named twice, or over anything else, is found here;
+//! 3. the new frames are assigned: the first step that cannot be undone, and
+//!    the last that can fail, which it does for a dying domain only;
+//! 4. inputs are removed, outputs installed, in the largest entries possible;
+//! 5. one flush, and only then are the old frames let go (XSA-217).
+//!
+//! Steps 1 and 2 are done chunk by chunk, so an output may be an input of its
+//! own chunk or of an earlier one, never of a later one.
+
+use crate::account::{Counter, Reason};
+use crate::addr::{Gfn, Mfn, Order, REGION_PAGES};
+use crate::frames::{Frozen, List, Loss, Pair, Pending, Retired};
+use crate::machine::{Block, Errno, Facts, Kind, Locked, Machine, Purpose};
+use crate::trace::{Event, Record};
+use zerocopy::{FromZeros, Immutable, IntoBytes, KnownLayout};
+
+/// One of the two lists of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// What the guest gives.
+    In,
+    /// What it gets.
+    Out,
+}
+
+/// A machine that can read the lists of the call that is being served.
+pub trait Caller: Machine {
+    /// Append to `list` the gfns of `count` extents of `side`, from number
+    /// `first` on.
+    fn read(&mut self, side: Side, first: u64, count: u64, list: &mut List) -> Result<(), Errno>;
+}
+
+/// A call whose sizes have been checked against each other
+/// (`common/memory.c: memory_exchange()`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    in_order: Order,
+    out_order: Order,
+    /// Input extents.
+    nr: u64,
+    /// Input extents exchanged.
+    done: u64,
+}
+
+/// How a call went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// All of it is done.
+    Done,
+    /// The rest has to wait.
+    Preempted,
+    /// The chunk after the last one done cannot be done.
+    Failed(Errno),
+}
+
+impl Request {
+    /// Orders as log2 of pages, `nr` input extents, of which `done` are done.
+    ///
+    /// # Errors
+    /// `Opnotsupp` where a chunk has more pages than a region, `Inval` where
+    /// the numbers do not fit together.
+    pub fn new(in_order: u32, out_order: u32, nr: u64, done: u64) -> Result<Self, Errno> {
+        let order = |log2| {
+            Order::new(log2)
+                .filter(|&o| o <= Order::REGION)
+                .ok_or(Errno::Opnotsupp)
+        };
+        let request = Request {
+            in_order: order(in_order)?,
+            out_order: order(out_order)?,
+            nr,
+            done,
+        };
+
+        if done > nr || !request.chunk_in().aligns(done) || !request.chunk_in().aligns(nr) {
+            return Err(Errno::Inval);
+        }
+        Ok(request)
+    }
+
+    /// Input extents exchanged so far: what goes into `nr_exchanged`.
+    pub fn done(&self) -> u64 {
+        self.done
+    }
+
+    fn chunk_order(&self) -> Order {
+        self.in_order.max(self.out_order)
+    }
+
+    /// log2 of the input extents in a chunk.
+    fn chunk_in(&self) -> Order {
+        self.chunk_order().minus(self.in_order)
+    }
+
+    /// log2 of the output extents in a chunk.
+    fn chunk_out(&self) -> Order {
+        self.chunk_order().minus(self.out_order)
+    }
+}
+
+/// Memory for one call at a time, too large for Xen's stack.
+#[derive(Debug, Default, FromZeros, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Scratch {
+    inputs: List,
+    outputs: List,
+    frozen: List,
+}
+
+/// Serve a call until it is done, fails or has to give way. Between two checks
+/// for that lies at most one batch of 512 pages, or 512 chunks that failed as a
+/// batch and are tried one by one.
+pub fn run<M: Caller>(machine: &mut M, request: &mut Request, scratch: &mut Scratch) -> End {
+    let chunk_in = request.chunk_in();
+    let batch_max = REGION_PAGES >> request.chunk_order().log2();
+    let mut single = 0u64;
+    let mut first = true;
+
+    machine.account().add(Counter::ExchangeCalls, 1);
+    while request.done < request.nr {
+        if !first && machine.preempt() {
+            return End::Preempted;
+        }
+        first = false;
+
+        let left = request.nr.saturating_sub(request.done) >> chunk_in.log2();
+        let chunks = if single > 0 { 1 } else { batch_max.min(left) };
+
+        match batch(machine, request, chunks, scratch) {
+            Ok(()) => {
+                let extents = chunks.wrapping_shl(chunk_in.log2());
+                request.done = request.done.wrapping_add(extents);
+                single = single.saturating_sub(1);
+            }
+            Err(_) if chunks > 1 => single = chunks,
+            Err(errno) => return End::Failed(errno),
+        }
+    }
+    End::Done
+}
+
+/// Exchange `chunks` chunks, or none.
+fn batch<M: Caller>(
+    machine: &mut M,
+    request: &Request,
+    chunks: u64,
+    scratch: &mut Scratch,
+) -> Result<(), Errno> {
+    let Scratch {
+        inputs,
+        outputs,
+        frozen,
+    } = scratch;
+    let chunk = request.done >> request.chunk_in().log2();
+    let read = |machine: &mut M, side, per_chunk: Order, list: &mut List| {
+        list.clear();
+        let first = chunk.wrapping_shl(per_chunk.log2());
+        machine.read(side, first, chunks.wrapping_shl(per_chunk.log2()), list)
+    };
+
+    read(machine, Side::In, request.chunk_in(), inputs)?;
+    read(machine, Side::Out, request.chunk_out(), outputs)?;
+
+    let mut stocked = 0;
+    for pair in outputs.as_mut_slice() {
+        match machine.alloc(request.out_order, Purpose::Expose) {
+            Some(block) => pair.stock(block),
+            None => {
+                give_back(machine, outputs, 0, stocked, request.out_order);
+                return Err(Errno::Nomem);
+            }
+        }
+        stocked = stocked.wrapping_add(1);
+    }
+
+    let since = machine.ticks();
+    let swapped = swap(
+        &mut machine.lock(),
+        request,
+        inputs.as_slice(),
+        outputs.as_slice(),
+        frozen,
+    );
+    let held = machine.ticks().wrapping_sub(since);
+    machine.account().hold(held);
+
+    match swapped {
+        Ok(Swapped {
+            retired,
+            splits_avoided,
+        }) => {
+            let pages = chunks.wrapping_shl(request.chunk_order().log2());
+
+            retired.free(machine, request.in_order);
+            machine.account().add(Counter::ExchangedPages, pages);
+            machine
+                .account()
+                .add(Counter::SplitsAvoided, splits_avoided);
+            if let (Some(i), Some(o)) = (inputs.as_slice().first(), outputs.as_slice().first()) {
+                let code = request.in_order.log2() << 4 | request.out_order.log2();
+                let record = Record::new(0, code as u8, i.gfn(), Some(Mfn(o.gfn().0)))
+                    .pages(pages, splits_avoided)
+                    .held(held);
+                machine.trace(Event::Exchange, record);
+            }
+            Ok(())
+        }
+        Err(Unswapped { errno, assigned }) => {
+            give_back(machine, outputs, assigned, stocked, request.out_order);
+            Err(errno)
+        }
+    }
+}
+
+/// Give blocks `from..to` of `list` back to the heap.
+fn give_back<M: Machine>(machine: &mut M, list: &List, from: u64, to: u64, order: Order) {
+    let count = to.saturating_sub(from) as usize;
+
+    for pair in list.as_slice().iter().skip(from as usize).take(count) {
+        machine.free(Block::from_allocator(pair.mfn(), order));
+    }
+}
+
+struct Swapped<'l, X: Loss> {
+    retired: Retired<'l, X>,
+    splits_avoided: u64,
+}
+
+struct Unswapped {
+    errno: Errno,
+    /// Outputs that belong to the (dying) domain all the same.
+    assigned: u64,
+}
+
+fn unfit(facts: Facts) -> Option<Errno> {
+    let excluded = Facts::ALTP2M | Facts::NESTED | Facts::POD | Facts::SHARING | Facts::LOG_DIRTY;
+
+    if facts.contains(Facts::DYING) {
+        Some(Errno::Inval)
+    } else if facts.intersects(excluded) {
+        Some(Errno::Opnotsupp)
+    } else {
+        None
+    }
+}
+
+/// All that happens under the lock.
+fn swap<'l, L: Locked>(
+    locked: &mut L,
+    request: &Request,
+    inputs: &[Pair],
+    outputs: &[Pair],
+    list: &'l mut List,
+) -> Result<Swapped<'l, L::Loss>, Unswapped> {
+    let Request {
+        in_order,
+        out_order,
+        ..
+    } = *request;
+    let undone = |errno| Unswapped { errno, assigned: 0 };
+
+    if let Some(errno) = unfit(locked.facts()) {
+        return Err(undone(errno));
+    }
+
+    let mut frozen = Frozen::none(list);
+    let mut claimed = 0;
+    let mut prepare = || {
+        let mut outputs = outputs.chunks(request.chunk_out().pages() as usize);
+
+        for inputs in inputs.chunks(request.chunk_in().pages() as usize) {
+            for input in inputs {
+                freeze(locked, &mut frozen, input.gfn(), in_order)?;
+            }
+            for output in outputs.next().unwrap_or(&[]) {
+                claim(locked, output.gfn(), out_order)?;
+                claimed = usize::wrapping_add(claimed, 1);
+            }
+        }
+        Ok(())
+    };
+    if let Err(errno) = prepare() {
+        unclaim_all(locked, outputs, claimed, out_order);
+        frozen.thaw(locked);
+        return Err(undone(errno));
+    }
+
+    for (assigned, output) in (0u64..).zip(outputs) {
+        if locked.assign(output.mfn(), out_order).is_err() {
+            locked.account_assigned(assigned.wrapping_shl(out_order.log2()));
+            unclaim_all(locked, outputs, claimed, out_order);
+            frozen.thaw(locked);
+            return Err(Unswapped {
+                errno: Errno::Inval,
+                assigned,
+            });
+        }
+    }
+
+    let mut pending = Pending::new();
+    let mut splits_avoided = 0u64;
+    for extent in frozen.pairs().chunks(in_order.pages() as usize) {
+        if remove(locked, &mut pending, extent, in_order) {
+            splits_avoided = splits_avoided.wrapping_add(1);
+        }
+    }
+    for output in outputs {
+        // The permissions of a page that was not there are the default ones.
+        let access = locked.default_access();
+        locked.install(&mut pending, output.gfn(), output.mfn(), out_order, access);
+    }
+    let flushed = locked.flush(pending);
+
+    Ok(Swapped {
+        retired: frozen.retire(&flushed),
+        splits_avoided,
+    })
+}
+
+/// Freeze the pages of one input extent; see step 1.
+fn freeze<L: Locked>(
+    locked: &mut L,
+    frozen: &mut Frozen<'_, L::Loss>,
+    gfn: Gfn,
+    order: Order,
+) -> Result<(), Errno> {
+    let mut done = 0;
+
+    while done < order.pages() {
+        let at = gfn.add(done);
+        let rest = order.pages().saturating_sub(done);
+        let found = locked.lookup(at);
+        let Kind::Ram(mfn) = found.kind else {
+            return Err(Errno::Inval);
+        };
+
+        let take = piece(at, rest);
+        if found.order > take {
+            locked.split(at, mfn, take, found.access)?;
+            continue;
+        }
+        for i in 0..found.order.pages() {
+            frozen
+                .freeze(locked, at.add(i), mfn.add(i))
+                .map_err(|reason| match reason {
+                    Reason::Pinned => Errno::Busy,
+                    _ => Errno::Inval,
+                })?;
+        }
+        done = done.wrapping_add(found.order.pages());
+    }
+    Ok(())
+}
+
+/// The largest entry that begins at `gfn` and covers no more than `pages`.
+fn piece(gfn: Gfn, pages: u64) -> Order {
+    if gfn.is_aligned(Order::REGION) && pages >= REGION_PAGES {
+        Order::REGION
+    } else {
+        Order::PAGE
+    }
+}
+
+/// Claim the gfns of one output extent, or none; see step 2.
+fn claim<L: Locked>(locked: &mut L, gfn: Gfn, order: Order) -> Result<(), Errno> {
+    let mut done = 0;
+
+    while done < order.pages() {
+        let at = gfn.add(done);
+        match claim_piece(locked, at, piece(at, order.pages().saturating_sub(done))) {
+            Ok(pages) => done = done.wrapping_add(pages),
+            Err(errno) => {
+                unclaim(locked, gfn, done);
+                return Err(errno);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn claim_piece<L: Locked>(locked: &mut L, gfn: Gfn, largest: Order) -> Result<u64, Errno> {
+    let found = locked.lookup(gfn);
+    // What is claimed at once: an entry of the table, or a part of a larger one.
+    let order = found.order.min(largest);
+
+    match found.kind {
+        Kind::Hole => locked.reserve(gfn, order)?,
+        Kind::Ram(mfn) if locked.is_frozen(mfn) && locked.m2p(mfn) == Some(gfn) => {
+            if found.order > order {
+                locked.split(gfn, mfn, order, found.access)?;
+            }
+            for i in 0..order.pages() {
+                locked.set_m2p(mfn.add(i), None);
+            }
+        }
+        Kind::Ram(_) | Kind::Reserved => return Err(Errno::Exist),
+        Kind::Other => return Err(Errno::Inval),
+    }
+    Ok(order.pages())
+}
+
+/// Undo the claim of `pages` pages from `gfn` on.
+fn unclaim<L: Locked>(locked: &mut L, gfn: Gfn, pages: u64) {
+    let mut done = 0;
+
+    while done < pages {
+        let at = gfn.add(done);
+        let found = locked.lookup(at);
+        let order = found.order.min(piece(at, pages.saturating_sub(done)));
+
+        match found.kind {
+            Kind::Reserved => locked.unreserve(at, order),
+            Kind::Ram(mfn) => {
+                for i in 0..order.pages() {
+                    locked.set_m2p(mfn.add(i), Some(at.add(i)));
+                }
+            }
+            Kind::Hole | Kind::Other => {}
+        }
+        done = done.wrapping_add(order.pages());
+    }
+}
+
+fn unclaim_all<L: Locked>(locked: &mut L, outputs: &[Pair], count: usize, order: Order) {
+    for output in outputs.iter().take(count) {
+        unclaim(locked, output.gfn(), order.pages());
+    }
+}
+
+/// Remove one input extent but for what an output has claimed: that is
+/// overwritten. `true`: one leaf went with one write.
+fn remove<L: Locked>(
+    locked: &mut L,
+    pending: &mut Pending<L::Loss>,
+    extent: &[Pair],
+    order: Order,
+) -> bool {
+    let Some(gfn) = extent.first().map(Pair::gfn) else {
+        return false;
+    };
+    let untouched = extent
+        .iter()
+        .all(|pair| locked.m2p(pair.mfn()) == Some(pair.gfn()));
+
+    if untouched && order == Order::REGION && gfn.is_aligned(order) {
+        let was_leaf = locked.lookup(gfn).order >= order;
+
+        for pair in extent {
+            locked.set_m2p(pair.mfn(), None);
+        }
+        locked.zap(pending, gfn, order);
+        return was_leaf;
+    }
+    for pair in extent {
+        if locked.m2p(pair.mfn()) == Some(pair.gfn()) {
+            locked.set_m2p(pair.mfn(), None);
+            locked.zap(pending, pair.gfn(), Order::PAGE);
+        }
+    }
+    false
+}

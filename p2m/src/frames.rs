@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Frames on their way out of a domain, as types that cannot be misused.
+//!
+//! ```text
+//!   List ──freeze──▶ Frozen ──thaw──▶ (as before)
+//!                      │
+//!                      └─retire(Flushed)──▶ Retired ──free(&mut Machine)──▶ heap
+//! ```
+//!
+//! [`Frozen::retire`] asks for a [`Flushed`], which only [`Locked::flush`]
+//! makes, out of the [`Pending`] of the same lock hold: freeing before the
+//! flush (XSA-217, XSA-480) does not compile. [`Retired::free`] asks for
+//! the unlocked machine: freeing under the lock does not compile either. A
+//! [`Frozen`], [`Pending`] or [`Retired`] that is dropped instead of ended
+//! calls [`Loss::lost`].
+
+use crate::account::Reason;
+use crate::addr::{Gfn, Mfn, Order, REGION_PAGES};
+use crate::machine::{Block, Locked, Machine};
+use core::marker::PhantomData;
+use core::mem;
+use zerocopy::{FromZeros, Immutable, IntoBytes, KnownLayout};
+
+/// What happens to a value that had to be ended and was dropped.
+pub trait Loss {
+    /// `what` was dropped. In Xen this calls a symbol that does not exist: if
+    /// it can be reached, the link fails. In tests it panics.
+    fn lost(what: &'static str);
+}
+
+/// A guest frame and the machine frame that is, was or will be behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromZeros, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Pair {
+    gfn: u64,
+    mfn: u64,
+}
+
+impl Pair {
+    /// The guest frame.
+    pub fn gfn(&self) -> Gfn {
+        Gfn(self.gfn)
+    }
+
+    /// The machine frame.
+    pub fn mfn(&self) -> Mfn {
+        Mfn(self.mfn)
+    }
+
+    /// Note `block` as what shall be behind this guest frame.
+    pub fn stock(&mut self, block: Block) {
+        self.mfn = block.into_list().0;
+    }
+}
+
+/// Room for one batch: up to 512 pairs. It is memory and nothing else; 8 KiB,
+/// so it does not live on Xen's stack.
+#[derive(Debug, FromZeros, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct List {
+    len: u64,
+    items: [Pair; REGION_PAGES as usize],
+}
+
+impl Default for List {
+    fn default() -> Self {
+        List {
+            len: 0,
+            items: [Pair { gfn: 0, mfn: 0 }; REGION_PAGES as usize],
+        }
+    }
+}
+
+impl List {
+    /// Forget what is in it.
+    pub fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    /// Add a pair; `false` when there is no room.
+    pub fn push(&mut self, gfn: Gfn, mfn: Mfn) -> bool {
+        match self.items.get_mut(self.len as usize) {
+            Some(item) => {
+                *item = Pair {
+                    gfn: gfn.0,
+                    mfn: mfn.0,
+                };
+                self.len = self.len.wrapping_add(1);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn as_mut_slice(&mut self) -> &mut [Pair] {
+        self.items.get_mut(..self.len as usize).unwrap_or(&mut [])
+    }
+
+    /// Forget all but the first `len` pairs.
+    pub fn truncate(&mut self, len: u64) {
+        self.len = self.len.min(len);
+    }
+
+    /// What is in it.
+    pub fn as_slice(&self) -> &[Pair] {
+        self.items.get(..self.len as usize).unwrap_or(&[])
+    }
+
+    /// How many pairs.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// There are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+/// Translations were changed, and TLBs may still hold the old ones.
+#[must_use = "stale translations may exist until this is flushed"]
+pub struct Pending<X: Loss>(PhantomData<fn(X)>);
+
+impl<X: Loss> Pending<X> {
+    /// Nothing is pending yet: to be handed to what changes translations.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        Pending(PhantomData)
+    }
+
+    /// For the implementor of [`Locked::flush`]: the flush is complete.
+    pub fn flushed(self) -> Flushed {
+        mem::forget(self);
+        Flushed(())
+    }
+
+    /// End it without a flush, on a path on which no translation was changed.
+    pub fn unused(self) {
+        mem::forget(self);
+    }
+}
+
+impl<X: Loss> Drop for Pending<X> {
+    fn drop(&mut self) {
+        X::lost("a pending TLB flush");
+    }
+}
+
+/// Proof that a flush has completed in this lock hold.
+pub struct Flushed(());
+
+/// The pairs of a list, their machine frames frozen.
+#[must_use = "frozen frames have to be thawed or retired"]
+pub struct Frozen<'l, X: Loss> {
+    /// `None` once ended.
+    list: Option<&'l mut List>,
+    loss: PhantomData<fn(X)>,
+}
+
+impl<'l, X: Loss> Frozen<'l, X> {
+    fn new(list: &'l mut List) -> Self {
+        Frozen {
+            list: Some(list),
+            loss: PhantomData,
+        }
+    }
+
+    /// No frame yet; `list` is cleared.
+    pub fn none(list: &'l mut List) -> Self {
+        list.clear();
+        Self::new(list)
+    }
+
+    /// Freeze the frame `mfn`, which is mapped at `gfn`. A second try at the
+    /// same frame fails: this is how duplicates are found.
+    pub fn freeze<L>(&mut self, locked: &mut L, gfn: Gfn, mfn: Mfn) -> Result<(), Reason>
+    where
+        L: Locked<Loss = X>,
+    {
+        match &mut self.list {
+            Some(list) if list.len() < REGION_PAGES => {
+                locked.freeze(gfn, mfn)?;
+                list.push(gfn, mfn);
+                Ok(())
+            }
+            _ => Err(Reason::Vanished),
+        }
+    }
+
+    /// Freeze every frame of `list`, or none.
+    pub fn freeze_all<L>(locked: &mut L, list: &'l mut List) -> Result<Self, Reason>
+    where
+        L: Locked<Loss = X>,
+    {
+        let mut done = 0;
+        let failed = list.as_slice().iter().find_map(|pair| {
+            let failed = locked.freeze(pair.gfn(), pair.mfn()).err();
+            if failed.is_none() {
+                done = u64::wrapping_add(done, 1);
+            }
+            failed
+        });
+
+        list.truncate(done);
+        let frozen = Self::new(list);
+        match failed {
+            None => Ok(frozen),
+            Some(reason) => {
+                frozen.thaw(locked);
+                Err(reason)
+            }
+        }
+    }
+
+    /// The pairs.
+    pub fn pairs(&self) -> &[Pair] {
+        self.list.as_deref().map_or(&[], List::as_slice)
+    }
+
+    /// Give each frame its reference back.
+    pub fn thaw<L: Locked<Loss = X>>(mut self, locked: &mut L) {
+        if let Some(list) = self.list.take() {
+            for pair in list.as_slice() {
+                locked.thaw(pair.mfn());
+            }
+        }
+    }
+
+    /// Nothing maps these frames any more and no TLB remembers them.
+    pub fn retire(mut self, _: &Flushed) -> Retired<'l, X> {
+        Retired {
+            list: self.list.take(),
+            loss: PhantomData,
+        }
+    }
+}
+
+impl<X: Loss> Drop for Frozen<'_, X> {
+    fn drop(&mut self) {
+        if self.list.is_some() {
+            X::lost("frozen frames");
+        }
+    }
+}
+
+/// Frames that are only waiting for the lock to be dropped.
+#[must_use = "retired frames have to be freed"]
+pub struct Retired<'l, X: Loss> {
+    /// `None` once ended.
+    list: Option<&'l mut List>,
+    loss: PhantomData<fn(X)>,
+}
+
+impl<X: Loss> Retired<'_, X> {
+    /// Give them to the heap, in blocks of `order` where a block of that order
+    /// stands in the list in order and aligned.
+    pub fn free<M: Machine<Loss = X>>(mut self, machine: &mut M, order: Order) {
+        let Some(list) = self.list.take() else {
+            return;
+        };
+        let mut rest = list.as_slice();
+
+        while let Some(first) = rest.first() {
+            let size = order.pages() as usize;
+            let take = match rest.get(..size) {
+                Some(run) if is_block(run, order) => order,
+                _ => Order::PAGE,
+            };
+
+            machine.free_retired(first.mfn(), take);
+            rest = rest.get(take.pages() as usize..).unwrap_or(&[]);
+        }
+    }
+}
+
+fn is_block(run: &[Pair], order: Order) -> bool {
+    let Some(first) = run.first().map(Pair::mfn) else {
+        return false;
+    };
+
+    first.is_aligned(order)
+        && (0u64..)
+            .zip(run)
+            .all(|(i, pair)| pair.mfn() == first.add(i))
+}
+
+impl<X: Loss> Drop for Retired<'_, X> {
+    fn drop(&mut self) {
+        if self.list.is_some() {
+            X::lost("retired frames");
+        }
+    }
+}
