@@ -9,7 +9,6 @@ use crate::ledger::Ledger;
 use crate::machine::{Block, Facts, Locked, Machine, Purpose};
 use crate::region::{State, judge};
 use crate::trace::{Event, Record};
-use arch::Leaf;
 
 /// How far the coalescer may go (`coalesce=` on Xen's command line, or
 /// `XEN_DOMCTL_COALESCE_set_mode`).
@@ -146,7 +145,7 @@ fn look<L: Locked>(locked: &mut L, list: &mut List, region: Region, mode: Mode) 
     }
     match state(locked, list, region) {
         State::Not(reason) => Look::Done(Outcome::Refused(reason)),
-        State::InOrder { base, leaf } => Look::Done(promote(locked, region, base, leaf)),
+        State::InOrder { base } => Look::Done(promote(locked, region, base)),
         State::Astray { .. } if mode != Mode::Full => Look::Done(Outcome::Refused(Reason::Mode)),
         State::Astray { home, .. } => match unmovable(locked.facts()) {
             Some(reason) => Look::Done(Outcome::Refused(reason)),
@@ -157,9 +156,10 @@ fn look<L: Locked>(locked: &mut L, list: &mut List, region: Region, mode: Mode) 
 
 /// 512 entries say what one leaf would say: let one leaf say it. No frame
 /// moves, so references, foreign mappings and the IOMMU do not matter.
-fn promote<L: Locked>(locked: &mut L, region: Region, base: Mfn, leaf: Leaf) -> Outcome {
+fn promote<L: Locked>(locked: &mut L, region: Region, base: Mfn) -> Outcome {
+    let access = locked.lookup(region.start()).access;
     let mut pending = Pending::new();
-    let result = locked.promote(&mut pending, region.start(), base, leaf);
+    let result = locked.promote(&mut pending, region.start(), base, access);
 
     // Nobody frees a frame, but the walker may still be in the old table.
     let _ = locked.flush(pending);
@@ -224,8 +224,8 @@ fn replace<'l, L: Locked>(
     }
     let astray = match state(locked, list, region) {
         State::Not(reason) => return Moved::Not(block, reason),
-        State::InOrder { base, leaf } => {
-            return match promote(locked, region, base, leaf) {
+        State::InOrder { base } => {
+            return match promote(locked, region, base) {
                 Outcome::Promoted => Moved::Promoted(block),
                 _ => Moved::Not(block, Reason::NoMemory),
             };

@@ -12,7 +12,7 @@ use crate::addr::{Gfn, Mfn, Order};
 use crate::frames::{Flushed, Loss, Pending};
 use crate::ledger::Ledger;
 use crate::trace::{Event, Record};
-use arch::{Format, Leaf, Table};
+use arch::{Format, Table};
 use bitflags::bitflags;
 
 bitflags! {
@@ -261,13 +261,14 @@ pub trait Locked: Sized {
         access: u8,
     );
 
-    /// Replace 512 entries by the one leaf that says the same.
+    /// Replace 512 entries by the one leaf that says the same. Changes
+    /// neither the M2P nor what is dirty.
     fn promote(
         &mut self,
         pending: &mut Pending<Self::Loss>,
         gfn: Gfn,
         mfn: Mfn,
-        leaf: Leaf,
+        access: u8,
     ) -> Result<(), Errno>;
 
     /// Make frames that belong to nobody the domain's own, leaving its page

@@ -30,13 +30,9 @@ pub enum State {
     InOrder {
         /// The first frame.
         base: Mfn,
-        /// What the entries have in common.
-        leaf: Leaf,
     },
     /// 512 entries of plain RAM with equal attributes, not in order.
     Astray {
-        /// What the entries have in common, and where the first one is.
-        leaf: Leaf,
         /// A machine block that holds more of the region's pages in their
         /// right place than any other, if any holds more than half.
         home: Mfn,
@@ -106,7 +102,7 @@ pub fn judge(region: Region, view: View<'_>, list: &mut List) -> State {
     };
     let base = Mfn(leaf.frame);
     if in_order && base.is_aligned(Order::REGION) {
-        return State::InOrder { base, leaf };
+        return State::InOrder { base };
     }
 
     let at_home = list
@@ -115,7 +111,6 @@ pub fn judge(region: Region, view: View<'_>, list: &mut List) -> State {
         .filter(|pair| pair.mfn() == home.add(pair.gfn().slot()))
         .count() as u64;
     State::Astray {
-        leaf,
         home: if at_home > 0 { home } else { base },
         astray: REGION_PAGES.saturating_sub(at_home),
     }
