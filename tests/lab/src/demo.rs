@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The demonstration: a guest's memory is broken up and heals, drawn for a person.
+
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use console::Style;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::console::Line;
+use crate::lab::Report;
+use crate::picture::{self, Look};
+use crate::trace::events::{Kind, explain};
+use crate::trace::text::acts;
+use crate::verdict::{Facts, Report as Line2M};
+
+/// Shows while the machine runs what the guest is doing.
+#[derive(Debug)]
+pub struct Live {
+    bar: Option<ProgressBar>,
+    phase: String,
+    coverage: Option<f64>,
+}
+
+impl Default for Live {
+    fn default() -> Live {
+        Live::new()
+    }
+}
+
+impl Live {
+    pub fn new() -> Live {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new_spinner().with_style(
+                ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}")
+                    .unwrap_or_else(|_| ProgressStyle::default_spinner()),
+            );
+            bar.enable_steady_tick(Duration::from_millis(100));
+            bar.set_message("Xen is booting");
+            bar
+        });
+        Live {
+            bar,
+            phase: String::new(),
+            coverage: None,
+        }
+    }
+
+    pub fn take(&mut self, line: &Line) {
+        if line.from_xen() || !line.text.starts_with('@') {
+            return;
+        }
+        match Line2M::parse(&line.text) {
+            Ok(Line2M::Phase(name)) => {
+                self.phase = name;
+                if self.bar.is_none() {
+                    println!("[{:6.1} s] {}", line.at.as_secs_f64(), self.phase);
+                }
+            }
+            Ok(Line2M::Map(map)) => self.coverage = picture::coverage(&map.regions),
+            _ => return,
+        }
+        if let Some(bar) = &self.bar {
+            let covered = self
+                .coverage
+                .map_or(String::new(), |p| format!(" ({p:.0} % in 2M pages)"));
+            bar.set_message(format!("{}{covered}", self.phase));
+        }
+    }
+
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// The story of a run.
+pub fn story(report: &Report, look: Look) -> String {
+    let facts = &report.facts;
+    let mut text = String::new();
+    let title = |words: &str| look.style(Style::new().bold()).apply_to(words).to_string();
+
+    let _ = writeln!(
+        text,
+        "\n{}\n",
+        title("The guest's memory, from top to bottom in time")
+    );
+    text += &picture::draw(&facts.maps, look);
+    let _ = writeln!(text);
+
+    let mut row = |name: &str, value: String| {
+        let _ = writeln!(text, "  {name:<24} {value}");
+    };
+    row("In 2M pages", coverage_story(facts));
+    row("Healed", healed(facts));
+    row(
+        "Splits",
+        two(
+            facts,
+            "splits",
+            "happened",
+            "splits_avoided",
+            "were avoided",
+        ),
+    );
+    row("Pages copied", count(facts, "pages_copied"));
+    row(
+        "Exchanged",
+        two(facts, "exchange_calls", "calls", "exchanged_pages", "pages"),
+    );
+    row("Longest lock hold", longest_hold(report));
+
+    let reasons: Vec<_> = facts.reasons.iter().filter(|(_, n)| **n != 0).collect();
+    if reasons.is_empty() {
+        row("Left as it was", "nothing".to_owned());
+    } else {
+        row("Left as it was, because", String::new());
+        for (name, n) in reasons {
+            let words = explain(name);
+            let _ = writeln!(text, "  {n:>10} x {name}{}{words}", sep(words));
+        }
+    }
+    text
+}
+
+fn sep(words: &str) -> &'static str {
+    if words.is_empty() { "" } else { ": " }
+}
+
+fn count(facts: &Facts, name: &str) -> String {
+    facts
+        .counts
+        .get(name)
+        .map_or("not reported".to_owned(), u64::to_string)
+}
+
+fn two(facts: &Facts, one: &str, one_does: &str, other: &str, other_does: &str) -> String {
+    format!(
+        "{} {one_does}, {} {other_does}",
+        count(facts, one),
+        count(facts, other)
+    )
+}
+
+/// First, worst and last.
+fn coverage_story(facts: &Facts) -> String {
+    let moments: Vec<(&str, f64)> = facts
+        .maps
+        .iter()
+        .filter_map(|map| Some((map.name.as_str(), picture::coverage(&map.regions)?)))
+        .collect();
+    let (Some(first), Some(last)) = (moments.first(), moments.last()) else {
+        return "not reported".to_owned();
+    };
+    let worst = moments
+        .iter()
+        .min_by(|a, b| a.1.total_cmp(&b.1))
+        .unwrap_or(first);
+    let say = |(name, percent): &(&str, f64)| format!("{percent:.1} % ({name})");
+    if worst.1 < first.1 && worst.1 < last.1 {
+        format!("{}, then {}, at last {}", say(first), say(worst), say(last))
+    } else {
+        format!("{}, at last {}", say(first), say(last))
+    }
+}
+
+fn healed(facts: &Facts) -> String {
+    let acts = [
+        ("promoted", "in place"),
+        ("completed", "by fetching the pages astray"),
+        ("migrated", "by moving all"),
+    ];
+    let known: Vec<(u64, &str)> = acts
+        .iter()
+        .filter_map(|(name, words)| Some((*facts.counts.get(*name)?, *words)))
+        .collect();
+    if known.is_empty() {
+        return "not reported".to_owned();
+    }
+    let all: u64 = known.iter().map(|(n, _)| n).sum();
+    let parts: Vec<String> = known
+        .iter()
+        .filter(|(n, _)| *n != 0)
+        .map(|(n, words)| format!("{n} {words}"))
+        .collect();
+    if parts.is_empty() {
+        return "0 regions".to_owned();
+    }
+    format!("{all} regions: {}", parts.join(", "))
+}
+
+/// The longest hold of the lock, as counted by Xen, and beside what the trace has seen: nothing
+/// that was not measured.
+fn longest_hold(report: &Report) -> String {
+    let mut holds: Vec<u32> = report
+        .trace
+        .iter()
+        .flat_map(|(_, extract)| acts(&extract.trace))
+        .filter(|act| matches!(act.kind, Kind::Promote | Kind::Complete | Kind::Migrate))
+        .map(|act| act.hold)
+        .filter(|hold| *hold != 0)
+        .collect();
+    holds.sort_unstable();
+    let median = holds.get(holds.len() / 2).copied();
+
+    let longest = report.facts.counts.get("longest_hold").copied();
+    match (longest, median) {
+        (None, _) => "not reported".to_owned(),
+        (Some(longest), Some(median)) if median != 0 => format!(
+            "{longest} TSC ticks, {:.1} times the median of {} acts in the trace ({median})",
+            longest as f64 / f64::from(median),
+            holds.len()
+        ),
+        (Some(longest), _) => format!("{longest} TSC ticks"),
+    }
+}
+
+/// Where to look further.
+pub fn pointers(report: &Report) -> String {
+    let mut text = String::new();
+    match &report.trace {
+        Some((path, extract)) => {
+            let _ = writeln!(
+                text,
+                "  {:<24} {} ({} records; read it with `lab trace`, xenalyze or xentrace_format)",
+                "Trace",
+                path.display(),
+                extract.trace.records.len()
+            );
+            if !extract.full.is_empty() || extract.trace.lost != 0 {
+                let _ = writeln!(
+                    text,
+                    "  {:<24} the trace buffer was too small: later records are missing",
+                    ""
+                );
+            }
+        }
+        None => {
+            let _ = writeln!(text, "  {:<24} none", "Trace");
+        }
+    }
+    let _ = writeln!(text, "  {:<24} {}", "Console", report.console_log.display());
+    text
+}

@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The command line.
+
+use std::fs;
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use comfy_table::{Table, presets};
+use regex::Regex;
+
+use lab::demo::{self, Live};
+use lab::lab::{Request, Xen, perform};
+use lab::picture::Look;
+use lab::place::Place;
+use lab::suite;
+use lab::tables::{DEFAULT_LIMIT, Scenario, Tables, check_flavour};
+use lab::trace::{Trace, text};
+use lab::verdict::Expectation;
+
+/// Boots Xen and a test guest on an emulator, and judges what came of it.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Cli {
+    /// Where everything was built [default: out/ of the project around the current folder]
+    #[arg(long, global = true, value_name = "DIR")]
+    out: Option<PathBuf>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Says which machines and tests there are
+    List,
+    /// Runs one guest on one machine
+    Run(RunArgs),
+    /// Runs the whole table of tests
+    Test {
+        /// Only tests of which TEST@MACHINE@FLAVOUR matches this regular expression
+        #[arg(long, value_name = "RE")]
+        filter: Option<Regex>,
+        /// How many machines at once [default: half as many as there are CPUs]
+        #[arg(long, value_name = "N")]
+        jobs: Option<usize>,
+    },
+    /// Shows a guest's memory break up and heal
+    Demo {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Prints a trace
+    Trace {
+        file: PathBuf,
+        /// Every record, not only those about the layout of memory
+        #[arg(long)]
+        all: bool,
+        /// Only how often what happened
+        #[arg(long, conflicts_with = "all")]
+        summary: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Target {
+    #[arg(long, value_name = "NAME")]
+    machine: Option<String>,
+    /// Which build of Xen
+    #[arg(long, value_name = "NAME", conflicts_with = "xen")]
+    flavour: Option<String>,
+    /// Another Xen: an ELF file, packed with gzip or not
+    #[arg(long, value_name = "PATH")]
+    xen: Option<PathBuf>,
+    /// More words for Xen's command line
+    #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
+    append: Vec<String>,
+    /// Seconds after which the run is ended
+    #[arg(long, value_name = "SECONDS")]
+    limit: Option<u64>,
+    /// Prints the console as it comes
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct RunArgs {
+    /// A test of the table, another guest in out/xtf, or the path of one
+    guest: String,
+    #[command(flatten)]
+    target: Target,
+    /// Traces changes of the layout of memory
+    #[arg(long)]
+    trace: bool,
+}
+
+/// Boot-time tracing: pages for each CPU, and the events of class TRC_MEM.
+const TRACE_WORDS: &str = "tbuf_size=2048 tevt_mask=0x10f000";
+
+fn main() -> ExitCode {
+    match act(Cli::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) if is_broken_pipe(&error) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whoever read our output has gone: nothing to tell anybody.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    })
+}
+
+fn act(cli: Cli) -> Result<bool> {
+    match cli.command {
+        Command::List => list(&Tables::built_in()?).map(|()| true),
+        Command::Run(args) => run(&Place::find(cli.out)?, &args),
+        Command::Test { filter, jobs } => test(&Place::find(cli.out)?, filter.as_ref(), jobs),
+        Command::Demo { target } => show(&Place::find(cli.out)?, &target),
+        Command::Trace { file, all, summary } => trace(&file, all, summary).map(|()| true),
+    }
+}
+
+fn list(tables: &Tables) -> Result<()> {
+    let mut out = io::stdout().lock();
+    let mut table = Table::new();
+    table
+        .load_preset(presets::ASCII_MARKDOWN)
+        .set_header(["machine", "CPUs", "memory", "proves"]);
+    for machine in &tables.machines {
+        table.add_row([
+            machine.name.clone(),
+            machine.cpus.to_string(),
+            format!("{}M", machine.memory_mib),
+            machine.proves.clone(),
+        ]);
+    }
+    writeln!(out, "{table}\n")?;
+
+    let mut table = Table::new();
+    table
+        .load_preset(presets::ASCII_MARKDOWN)
+        .set_header(["test", "machines", "flavours", "expects", "shows"]);
+    for scenario in &tables.scenarios {
+        table.add_row([
+            scenario.name.clone(),
+            scenario.machines.join(" "),
+            scenario.flavours.join(" "),
+            scenario.expect.result.to_string(),
+            scenario.shows.clone(),
+        ]);
+    }
+    writeln!(out, "{table}")?;
+    Ok(())
+}
+
+/// What a target says, with what to take where it says nothing.
+struct Choice {
+    machine: String,
+    xen: Xen,
+    limit: Option<Duration>,
+}
+
+impl Target {
+    fn choose(&self, machine: &str) -> Result<Choice> {
+        let xen = match &self.xen {
+            Some(path) => Xen::File(path.clone()),
+            None => {
+                let flavour = self.flavour.as_deref().unwrap_or("release");
+                check_flavour(flavour)?;
+                Xen::Flavour(flavour.to_owned())
+            }
+        };
+        Ok(Choice {
+            machine: self.machine.as_deref().unwrap_or(machine).to_owned(),
+            xen,
+            limit: self.limit.map(Duration::from_secs),
+        })
+    }
+}
+
+fn run(place: &Place, args: &RunArgs) -> Result<bool> {
+    let tables = Tables::built_in()?;
+    let scenario = tables.scenarios.iter().find(|s| s.name == args.guest);
+    let choice = args.target.choose("qemu-npt")?;
+    let expect = scenario.map_or_else(Expectation::default, |s| s.expect.clone());
+
+    let mut words: Vec<&str> = vec![];
+    words.extend(scenario.map(|s| s.xen.as_str()));
+    words.extend(args.trace.then_some(TRACE_WORDS));
+    words.extend(args.target.append.iter().map(String::as_str));
+    let name = Path::new(&args.guest).file_name().unwrap_or_default();
+    let request = Request {
+        name: &name.to_string_lossy(),
+        guest: scenario.map_or(&args.guest, |s| &s.guest),
+        machine: tables.machine(&choice.machine)?,
+        xen: choice.xen,
+        words: joined(&words),
+        limit: choice
+            .limit
+            .unwrap_or(scenario.map_or(DEFAULT_LIMIT, Scenario::limit)),
+        expect: &expect,
+    };
+
+    let report = perform(place, &request, &mut |line| {
+        if args.target.verbose {
+            println!("{line}");
+        }
+    })?;
+    let passed = report.verdict.passed();
+    println!(
+        "{} {} ({:.1} s)",
+        if passed { "pass" } else { "FAIL" },
+        request.title(),
+        report.wall.as_secs_f64()
+    );
+    if passed {
+        println!("  console: {}", report.console_log.display());
+    } else {
+        print!("{}", report.complaint());
+    }
+    if let Some((path, extract)) = &report.trace {
+        println!(
+            "  trace: {} ({} records)",
+            path.display(),
+            extract.trace.records.len()
+        );
+        for cpu in &extract.full {
+            println!("  the trace buffer of CPU {cpu} is full: give it a larger tbuf_size=");
+        }
+    }
+    Ok(passed)
+}
+
+fn joined(words: &[&str]) -> String {
+    let words: Vec<&str> = words.iter().copied().filter(|w| !w.is_empty()).collect();
+    words.join(" ")
+}
+
+fn test(place: &Place, filter: Option<&Regex>, jobs: Option<usize>) -> Result<bool> {
+    let tables = Tables::built_in()?;
+    let cases = suite::cases(&tables, filter)?;
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let jobs = jobs.unwrap_or(cpus / 2).max(1);
+
+    let results = suite::run(place, &cases, jobs, io::stderr().is_terminal());
+    let colour = Look::of_stdout().rich;
+    println!("\n{}", suite::matrix(&cases, &results, colour));
+    println!("{}", suite::closing_line(&results));
+    Ok(results.iter().all(|done| done.passed))
+}
+
+fn show(place: &Place, target: &Target) -> Result<bool> {
+    const NAME: &str = "coalesce-demo";
+
+    let tables = Tables::built_in()?;
+    let scenario = tables
+        .scenarios
+        .iter()
+        .find(|s| s.name == NAME)
+        .with_context(|| format!("there is no test {NAME} in the table"))?;
+    let choice = target.choose("qemu-npt-smp2")?;
+    let mut words = vec![scenario.xen.as_str(), TRACE_WORDS];
+    words.extend(target.append.iter().map(String::as_str));
+    let request = Request {
+        name: "demo",
+        guest: &scenario.guest,
+        machine: tables.machine(&choice.machine)?,
+        xen: choice.xen,
+        words: joined(&words),
+        limit: choice.limit.unwrap_or(scenario.limit()),
+        expect: &scenario.expect,
+    };
+
+    println!(
+        "Booting Xen ({}) and the guest {NAME} on the machine {}: {}.",
+        request.xen.name(),
+        request.machine.name,
+        request.machine.proves
+    );
+    let mut live = Live::new();
+    let report = perform(place, &request, &mut |line| {
+        if target.verbose {
+            println!("{line}");
+        } else {
+            live.take(line);
+        }
+    });
+    live.finish();
+    let report = report?;
+
+    print!("{}", demo::story(&report, Look::of_stdout()));
+    print!("{}", demo::pointers(&report));
+    let seconds = report.wall.as_secs_f64();
+    if report.verdict.passed() {
+        println!("\nThe test passed, and Xen's console is clean ({seconds:.1} s).");
+    } else {
+        print!(
+            "\nSomething is wrong ({seconds:.1} s):\n{}",
+            report.complaint()
+        );
+    }
+    Ok(report.verdict.passed())
+}
+
+fn trace(file: &Path, all: bool, summary: bool) -> Result<()> {
+    let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let trace = Trace::parse(&bytes).with_context(|| file.display().to_string())?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    if !summary {
+        text::print_records(&trace, all, &mut out)?;
+        writeln!(out)?;
+    }
+    write!(out, "{}", text::table(&trace))?;
+    out.flush()?;
+    Ok(())
+}

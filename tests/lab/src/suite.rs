@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Runs the whole table, several machines at once.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use comfy_table::{Cell, CellAlignment, Color, Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
+use regex::Regex;
+
+use crate::lab::{Request, Xen, perform};
+use crate::place::Place;
+use crate::tables::{FLAVOURS, Machine, Scenario, Tables};
+
+/// One cell of the matrix.
+#[derive(Clone, Copy, Debug)]
+pub struct Case<'a> {
+    pub scenario: &'a Scenario,
+    pub machine: &'a Machine,
+    pub flavour: &'a str,
+}
+
+impl Case<'_> {
+    pub fn request(&self) -> Request<'_> {
+        Request {
+            name: &self.scenario.name,
+            guest: &self.scenario.guest,
+            machine: self.machine,
+            xen: Xen::Flavour(self.flavour.to_owned()),
+            words: self.scenario.xen.clone(),
+            limit: self.scenario.limit(),
+            expect: &self.scenario.expect,
+        }
+    }
+
+    pub fn title(&self) -> String {
+        self.request().title()
+    }
+}
+
+/// All cases of the tables, or those whose title (`test@machine@flavour`) matches.
+pub fn cases<'a>(tables: &'a Tables, filter: Option<&Regex>) -> Result<Vec<Case<'a>>> {
+    let mut cases = vec![];
+    for scenario in &tables.scenarios {
+        for flavour in &scenario.flavours {
+            for machine in &scenario.machines {
+                cases.push(Case {
+                    scenario,
+                    machine: tables.machine(machine)?,
+                    flavour,
+                });
+            }
+        }
+    }
+    if let Some(filter) = filter {
+        cases.retain(|case| filter.is_match(&case.title()));
+        ensure!(
+            !cases.is_empty(),
+            "no test matches {filter}: see `lab list` (what is matched is TEST@MACHINE@FLAVOUR)"
+        );
+    }
+    Ok(cases)
+}
+
+/// What came of one case.
+#[derive(Clone, Debug)]
+pub struct Done {
+    pub passed: bool,
+    pub wall: Duration,
+    /// What is wrong; empty if nothing is.
+    pub complaint: String,
+}
+
+/// Shows how far it is.
+enum Progress {
+    Bar(ProgressBar),
+    Lines { all: usize },
+}
+
+impl Progress {
+    fn new(all: usize, bar: bool) -> Progress {
+        if bar {
+            let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {wide_msg}")
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
+            Progress::Bar(ProgressBar::new(all as u64).with_style(style))
+        } else {
+            Progress::Lines { all }
+        }
+    }
+
+    fn begins(&self, running: &[String]) {
+        if let Progress::Bar(bar) = self {
+            bar.set_message(running.join(", "));
+        }
+    }
+
+    fn ends(&self, finished: usize, title: &str, done: &Done, running: &[String]) {
+        let verdict = if done.passed { "pass" } else { "FAIL" };
+        let seconds = done.wall.as_secs_f64();
+        match self {
+            Progress::Bar(bar) => {
+                if !done.passed {
+                    bar.suspend(|| {
+                        print!("{verdict} {title} ({seconds:.1} s)\n{}", done.complaint)
+                    });
+                }
+                bar.inc(1);
+                bar.set_message(running.join(", "));
+            }
+            Progress::Lines { all } => {
+                println!("[{finished}/{all}] {verdict} {title} ({seconds:.1} s)");
+                print!("{}", done.complaint);
+            }
+        }
+    }
+
+    fn finish(&self) {
+        if let Progress::Bar(bar) = self {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Runs the cases, `jobs` at once; the results are in the order of the cases.
+pub fn run(place: &Place, cases: &[Case<'_>], jobs: usize, bar: bool) -> Vec<Done> {
+    struct State {
+        running: Vec<String>,
+        results: Vec<Option<Done>>,
+    }
+
+    let next = AtomicUsize::new(0);
+    let progress = Progress::new(cases.len(), bar);
+    let state = Mutex::new(State {
+        running: vec![],
+        results: vec![None; cases.len()],
+    });
+    let lock = || {
+        state
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    };
+
+    let work = || {
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(case) = cases.get(index) else {
+                return;
+            };
+            let title = case.title();
+            {
+                let mut state = lock();
+                state.running.push(title.clone());
+                progress.begins(&state.running);
+            }
+            let done = run_case(place, case);
+
+            let mut state = lock();
+            state.running.retain(|running| *running != title);
+            let finished = 1 + state.results.iter().flatten().count();
+            progress.ends(finished, &title, &done, &state.running);
+            state.results[index] = Some(done);
+        }
+    };
+
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.clamp(1, cases.len().max(1)) {
+            scope.spawn(work);
+        }
+    });
+    progress.finish();
+
+    let State { results, .. } = state
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    results.into_iter().flatten().collect()
+}
+
+fn run_case(place: &Place, case: &Case<'_>) -> Done {
+    match perform(place, &case.request(), &mut |_| {}) {
+        Ok(report) => Done {
+            passed: report.verdict.passed(),
+            wall: report.wall,
+            complaint: if report.verdict.passed() {
+                String::new()
+            } else {
+                report.complaint()
+            },
+        },
+        Err(error) => Done {
+            passed: false,
+            wall: Duration::ZERO,
+            complaint: format!("  - it could not be run: {error:#}\n"),
+        },
+    }
+}
+
+/// Tests and machines down, flavours across.
+pub fn matrix(cases: &[Case<'_>], results: &[Done], colour: bool) -> String {
+    let flavours: Vec<&str> = FLAVOURS
+        .iter()
+        .copied()
+        .filter(|flavour| cases.iter().any(|case| case.flavour == *flavour))
+        .collect();
+
+    let mut order: Vec<(&str, &str)> = vec![];
+    let mut cells = BTreeMap::new();
+    for (case, done) in cases.iter().zip(results) {
+        let row = (case.scenario.name.as_str(), case.machine.name.as_str());
+        if !order.contains(&row) {
+            order.push(row);
+        }
+        cells.insert((row, case.flavour), done);
+    }
+
+    let mut table = Table::new();
+    table.load_preset(presets::ASCII_MARKDOWN);
+    if colour {
+        table.enforce_styling();
+    } else {
+        table.force_no_tty();
+    }
+    table.set_header(["test", "machine"].iter().chain(&flavours));
+    for row in order {
+        let mut line = vec![Cell::new(row.0), Cell::new(row.1)];
+        line.extend(
+            flavours
+                .iter()
+                .map(|flavour| match cells.get(&(row, flavour)) {
+                    None => Cell::new("-").set_alignment(CellAlignment::Right),
+                    Some(done) => {
+                        let (word, paint) = if done.passed {
+                            ("pass", Color::Green)
+                        } else {
+                            ("FAIL", Color::Red)
+                        };
+                        Cell::new(format!("{word} {:6.1} s", done.wall.as_secs_f64()))
+                            .fg(paint)
+                            .set_alignment(CellAlignment::Right)
+                    }
+                }),
+        );
+        table.add_row(line);
+    }
+    format!("{table}\n")
+}
+
+/// The last line of a run of tests.
+pub fn closing_line(results: &[Done]) -> String {
+    let passed = results.iter().filter(|done| done.passed).count();
+    let mut line = String::new();
+    let _ = write!(line, "{passed} passed, {} failed", results.len() - passed);
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MACHINES: &str = r#"
+        [[machine]]
+        name = "a"
+        emulator = "qemu"
+        board = "pc"
+        arguments = []
+        cpus = 1
+        memory_mib = 16
+        proves = ""
+        [[machine]]
+        name = "b"
+        emulator = "qemu"
+        board = "pc"
+        arguments = []
+        cpus = 1
+        memory_mib = 16
+        proves = ""
+    "#;
+    const SCENARIOS: &str = r#"
+        [[scenario]]
+        guest = "one"
+        machines = ["a", "b"]
+        flavours = ["release", "debug"]
+        shows = ""
+        [[scenario]]
+        name = "one-stock"
+        guest = "one"
+        machines = ["a"]
+        flavours = ["stock-debug"]
+        shows = ""
+    "#;
+
+    #[test]
+    fn the_matrix() {
+        let tables = Tables::parse(MACHINES, SCENARIOS).unwrap();
+        let all = cases(&tables, None).unwrap();
+        assert_eq!(all.len(), 5);
+        let results: Vec<Done> = (0..5u64)
+            .map(|n| Done {
+                passed: n != 2,
+                wall: Duration::from_millis(1234 + n * n * n * 1000),
+                complaint: String::new(),
+            })
+            .collect();
+        let text = matrix(&all, &results, false) + &closing_line(&results);
+        insta::assert_snapshot!(text);
+        assert!(matrix(&all, &results, true).contains("\u{1b}["));
+    }
+
+    #[test]
+    fn a_filter_that_matches_nothing_is_an_error() {
+        let tables = Tables::parse(MACHINES, SCENARIOS).unwrap();
+        let some = cases(&tables, Some(&Regex::new("^one@b").unwrap())).unwrap();
+        assert_eq!(some.len(), 2);
+        let error = cases(&tables, Some(&Regex::new("three").unwrap())).unwrap_err();
+        assert!(error.to_string().contains("no test matches three"));
+    }
+
+    #[test]
+    fn what_is_not_built_has_failed() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::find(Some(dir.path().to_owned())).unwrap();
+        let tables = Tables::parse(MACHINES, SCENARIOS).unwrap();
+        let all = cases(&tables, None).unwrap();
+        let results = run(&place, &all, 3, false);
+        assert_eq!(closing_line(&results), "0 passed, 5 failed");
+        assert!(
+            results[4]
+                .complaint
+                .contains("stock-debug/xen.gz is not there")
+        );
+    }
+}
