@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the tests of superpage coalescing and XENMEM_exchange share: the parts
+ * of Xen's interface that XTF's headers lack, memory with contents that can be
+ * checked, time, and the lines ("@map", "@count" …) that are read from the
+ * console.
+ */
+#ifndef COALESCE_LIB_H
+#define COALESCE_LIB_H
+
+#include <xtf.h>
+
+/* ---- XEN_DOMCTL_coalesce ---- */
+
+enum {
+    CO_MODE_DEFAULT,
+    CO_MODE_OFF,
+    CO_MODE_IN_PLACE,
+    CO_MODE_FULL,
+};
+
+enum {
+    CO_REGION_EMPTY,
+    CO_REGION_WHOLE,
+    CO_REGION_BROKEN,
+    CO_REGION_HOLES,
+    CO_REGION_OTHER,
+};
+
+enum {
+    CO_LOOKED_AT,
+    CO_PROMOTED,
+    CO_COMPLETED,
+    CO_MIGRATED,
+    CO_PAGES_COPIED,
+    CO_SPLITS,
+    CO_SPLITS_AVOIDED,
+    CO_EXCHANGE_CALLS,
+    CO_EXCHANGED_PAGES,
+    CO_LONGEST_HOLD,
+    CO_QUEUED,
+    CO_REFUSED = 16,            /* + reason */
+    CO_COUNTS = 64,
+};
+
+#define CO_REASON_PINNED 3
+#define CO_REASON_MODE   17
+
+struct co_info {
+    uint32_t mode;
+    uint64_t count[CO_COUNTS];
+};
+
+/* What is known about the Xen underneath. */
+enum co_feature {
+    CO_FEATURE_UNKNOWN,         /* no privilege to ask */
+    CO_FEATURE_ABSENT,
+    CO_FEATURE_PRESENT,
+};
+
+extern enum co_feature co_feature;
+extern int co_domid;
+
+/* To be called first. */
+void co_init(void);
+
+/* 0 or -errno, as the hypercalls. */
+int co_set_mode(unsigned int mode);
+int co_get_info(struct co_info *info);
+int co_get_map(unsigned long first_gfn, unsigned int nr, uint8_t *map);
+
+/* The state of one region, CO_REGION_*. */
+unsigned int co_region_state(unsigned long first_gfn);
+
+/* ---- Memory operations, on the domain itself ---- */
+
+#define CO_REGION_PAGES 512UL
+
+/*
+ * These two return how many extents were done.  Xen does not clear a page that
+ * a guest gives back, and may hand it out again as it is; a guest that cares
+ * clears it first, which co_balloon_out() does.
+ */
+unsigned long co_balloon_out(unsigned long *gfns, unsigned long nr,
+                             unsigned int order);
+unsigned long co_decrease(unsigned long *gfns, unsigned long nr,
+                          unsigned int order);
+unsigned long co_populate(unsigned long *gfns, unsigned long nr,
+                          unsigned int order);
+
+/* Move the frame behind one gfn to another gfn, which should be a hole. */
+int co_move(unsigned long from, unsigned long to);
+
+/*
+ * Make Xen hold a reference to a page, which it then writes to (the first 64
+ * bytes), until the next call; ~0UL: let go.
+ */
+int co_pin(unsigned long gfn);
+
+int co_map_space(unsigned int space, unsigned long idx, unsigned long gfn);
+
+/* Pages of this domain. */
+uint64_t co_dom_pages(void);
+/* Free pages of the host; 0 without the privilege to know. */
+uint64_t co_free_pages(void);
+
+/*
+ * Regions of 2M (their first gfns) that are RAM all over, apart from the first
+ * 2M and whatever the domain was started with.  With want_whole, only those
+ * that one second-stage entry maps now.
+ */
+unsigned int co_find_regions(unsigned long *first_gfns, unsigned int max,
+                             bool want_whole);
+
+/* ---- Contents ---- */
+
+/*
+ * Every word of a page depends on its gfn, its place and the seed (not 0), and
+ * carries a tag, by which leftovers of such a page are known anywhere.
+ */
+void co_fill(unsigned long gfn, uint32_t seed);
+
+/* Compares the whole page; says what is wrong. */
+bool co_check(unsigned long gfn, uint32_t seed);
+
+/* No word of the page is one of co_fill()'s. */
+bool co_check_fresh(unsigned long gfn);
+
+uint64_t co_rand(void);
+void co_srand(uint64_t seed);
+void co_shuffle(unsigned long *v, unsigned int nr);
+
+/* "name=number" on the guest's command line, or else the default. */
+uint64_t co_param(const char *name, uint64_t def);
+
+/* ---- Time ---- */
+
+#define CO_MS 1000000ULL
+#define CO_S  1000000000ULL
+
+uint64_t co_now(void);          /* ns since boot */
+void co_sleep(uint64_t ns);     /* blocked, so that the CPU is idle */
+
+/* ---- Reporting ---- */
+
+/* Compare; what is not as it should be is printed and fails the test. */
+bool co_expect(const char *what, long got, long want);
+bool co_expect_true(const char *what, bool ok);
+extern unsigned int co_checks, co_failures;
+
+void co_phase(const char *name);
+void co_print_map(const char *name, const unsigned long *first_gfns,
+                  unsigned int nr);
+void co_print_counts(const struct co_info *info);
+
+/* looked_at is the sum of all outcomes. */
+void co_check_law(const struct co_info *info);
+
+struct co_pages {
+    uint64_t dom, free;
+};
+
+void co_pages_now(struct co_pages *p);
+/* Free pages may lag behind (work in flight): wait for them, but not long. */
+void co_check_leak(const struct co_pages *before);
+
+/* True if the feature is there; otherwise the result is already reported. */
+bool co_require_feature(void);
+
+/* Report success if there were checks, and none failed. */
+void co_finish(void);
+
+#endif /* COALESCE_LIB_H */

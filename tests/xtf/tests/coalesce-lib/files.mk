@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# To be included by a test's Makefile between common.mk and gen.mk.
+
+obj-perenv += ../coalesce-lib/content.o
+obj-perenv += ../coalesce-lib/report.o
+obj-perenv += ../coalesce-lib/xen.o

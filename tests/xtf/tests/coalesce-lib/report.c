@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Checks and console lines. */
+#include "coalesce.h"
+
+#define MAX_FAILURES 40
+
+unsigned int co_checks, co_failures;
+
+/* One cause can have many effects; the first few tell it. */
+static void failed(void)
+{
+    if ( ++co_failures < MAX_FAILURES )
+        return;
+
+    printk("Too many failures, giving up\n");
+    xtf_exit();
+}
+
+bool co_expect(const char *what, long got, long want)
+{
+    co_checks++;
+
+    if ( got == want )
+        return true;
+
+    xtf_failure("Fail: %s: expected %ld, got %ld\n", what, want, got);
+    failed();
+
+    return false;
+}
+
+bool co_expect_true(const char *what, bool ok)
+{
+    co_checks++;
+
+    if ( ok )
+        return true;
+
+    xtf_failure("Fail: %s\n", what);
+    failed();
+
+    return false;
+}
+
+void co_phase(const char *name)
+{
+    printk("@phase %s\n", name);
+}
+
+void co_print_map(const char *name, const unsigned long *first_gfns,
+                  unsigned int nr)
+{
+    static const char letters[] = ".Wbho";
+    static char line[257];
+    static uint8_t map[256];
+    unsigned int i, run;
+
+    if ( co_feature != CO_FEATURE_PRESENT )
+        return;
+
+    if ( nr > ARRAY_SIZE(map) )
+        nr = ARRAY_SIZE(map);
+
+    /* Neighbours in one go. */
+    for ( i = 0; i < nr; i += run )
+    {
+        int rc;
+
+        for ( run = 1; i + run < nr; run++ )
+            if ( first_gfns[i + run] != first_gfns[i] + run * CO_REGION_PAGES )
+                break;
+
+        rc = co_get_map(first_gfns[i], run, &map[i]);
+        if ( rc )
+            panic("get_map of %#lx gives %d\n", first_gfns[i], rc);
+    }
+
+    for ( i = 0; i < nr; i++ )
+        line[i] = map[i] < sizeof(letters) - 1 ? letters[map[i]] : '?';
+    line[nr] = '\0';
+
+    printk("@map %s %s\n", name, line);
+}
+
+void co_print_counts(const struct co_info *info)
+{
+    static const char *const names[CO_COUNTS] = {
+        [CO_LOOKED_AT] = "looked_at",
+        [CO_PROMOTED] = "promoted",
+        [CO_COMPLETED] = "completed",
+        [CO_MIGRATED] = "migrated",
+        [CO_PAGES_COPIED] = "pages_copied",
+        [CO_SPLITS] = "splits",
+        [CO_SPLITS_AVOIDED] = "splits_avoided",
+        [CO_EXCHANGE_CALLS] = "exchange_calls",
+        [CO_EXCHANGED_PAGES] = "exchanged_pages",
+        [CO_LONGEST_HOLD] = "longest_hold",
+        [CO_QUEUED] = "queued",
+    };
+    static const char *const reasons[CO_COUNTS - CO_REFUSED] = {
+        "whole_already", "empty", "hole", "pinned", "mem_type", "access",
+        "special", "no_memory", "dying", "iommu", "altp2m", "nested", "pod",
+        "sharing", "logdirty", "recalc", "cooling", "mode", "not_ready",
+        "vanished",
+    };
+    unsigned int i;
+
+    for ( i = 0; i < CO_REFUSED; i++ )
+        if ( names[i] )
+            printk("@count %s %" PRIu64 "\n", names[i], info->count[i]);
+
+    for ( i = 0; i < ARRAY_SIZE(reasons); i++ )
+        if ( info->count[CO_REFUSED + i] )
+            printk("@reason %s %" PRIu64 "\n", reasons[i] ?: "unnamed",
+                   info->count[CO_REFUSED + i]);
+}
+
+void co_check_law(const struct co_info *info)
+{
+    uint64_t sum = info->count[CO_PROMOTED] + info->count[CO_COMPLETED] +
+                   info->count[CO_MIGRATED];
+    unsigned int i;
+
+    for ( i = CO_REFUSED; i < CO_COUNTS; i++ )
+        sum += info->count[i];
+
+    co_expect("looked_at is the sum of all outcomes",
+              info->count[CO_LOOKED_AT], sum);
+}
+
+void co_pages_now(struct co_pages *p)
+{
+    p->dom = co_dom_pages();
+    p->free = co_free_pages();
+}
+
+void co_check_leak(const struct co_pages *before)
+{
+    uint64_t end = co_now() + 2 * CO_S;
+    struct co_pages now;
+
+    do {
+        co_pages_now(&now);
+        if ( now.dom == before->dom && now.free == before->free )
+            break;
+        co_sleep(10 * CO_MS);
+    } while ( co_now() < end );
+
+    printk("@leak dom_pages %" PRIu64 " %" PRIu64 "\n", before->dom, now.dom);
+    co_expect("pages of the domain", now.dom, before->dom);
+
+    if ( before->free )
+    {
+        printk("@leak free_pages %" PRIu64 " %" PRIu64 "\n",
+               before->free, now.free);
+        co_expect("free pages of the host", now.free, before->free);
+    }
+}
+
+bool co_require_feature(void)
+{
+    if ( co_feature == CO_FEATURE_UNKNOWN )
+        xtf_skip("Skip: this domain may not use the coalesce domctl; run as dom0\n");
+    else if ( co_feature == CO_FEATURE_ABSENT )
+        xtf_failure("Fail: this Xen has no superpage coalescing: its domctl gives -ENOSYS\n");
+
+    return co_feature == CO_FEATURE_PRESENT;
+}
+
+void co_finish(void)
+{
+    printk("@count checks %u\n", co_checks);
+    printk("@count failures %u\n", co_failures);
+
+    if ( !co_checks )
+        xtf_error("Error: nothing was checked\n");
+    else if ( !co_failures )
+        xtf_success(NULL);
+}

@@ -1,0 +1,397 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Hypercalls, time and the memory map. */
+#include "coalesce.h"
+#include "xen-abi.h"
+
+enum co_feature co_feature;
+int co_domid;
+
+/* 0: this domain may not use them. */
+static uint32_t domctl_version, sysctl_version;
+
+static int domctl(struct abi_domctl *op)
+{
+    BUILD_BUG_ON(sizeof(*op) != 16 + 128);
+
+    op->interface_version = domctl_version;
+    op->domain = co_domid;
+
+    return HYPERCALL1(int, __HYPERVISOR_domctl, op);
+}
+
+static int sysctl(struct abi_sysctl *op)
+{
+    BUILD_BUG_ON(sizeof(*op) != 8 + 128);
+
+    op->interface_version = sysctl_version;
+
+    return HYPERCALL1(int, __HYPERVISOR_sysctl, op);
+}
+
+/*
+ * Both interfaces come in versions, and Xen refuses all but its own with
+ * -EACCES, before it looks at anything else.
+ */
+static void probe_versions(void)
+{
+    struct abi_domctl d = { .cmd = ABI_DOMCTL_getdomaininfo };
+    struct abi_sysctl s = { .cmd = ABI_SYSCTL_physinfo };
+    uint32_t v;
+
+    for ( v = 1; v < 0x80 && !domctl_version; v++ )
+    {
+        d.interface_version = v;
+        d.domain = co_domid;
+        if ( !HYPERCALL1(int, __HYPERVISOR_domctl, &d) )
+            domctl_version = v;
+    }
+
+    for ( v = 1; v < 0x80 && !sysctl_version; v++ )
+    {
+        s.interface_version = v;
+        if ( !HYPERCALL1(int, __HYPERVISOR_sysctl, &s) )
+            sysctl_version = v;
+    }
+}
+
+void co_init(void)
+{
+    struct abi_domctl op = {
+        .cmd = ABI_DOMCTL_coalesce,
+        .u.coalesce.op = ABI_COALESCE_get_info,
+    };
+    unsigned int version = hypercall_xen_version(XENVER_version, NULL);
+    static const char *const features[] = { "unknown", "absent", "present" };
+    int rc;
+
+    co_domid = xtf_get_domid();
+    if ( co_domid < 0 )
+        panic("Cannot find out the domain's own id\n");
+
+    probe_versions();
+
+    if ( domctl_version )
+    {
+        rc = domctl(&op);
+        if ( !rc )
+            co_feature = CO_FEATURE_PRESENT;
+        else if ( rc == -ENOSYS )
+            co_feature = CO_FEATURE_ABSENT;
+        else
+            panic("The coalesce domctl gives %d\n", rc);
+    }
+
+    co_srand(co_param("seed", 1));
+
+    printk("Xen %u.%u, d%d, domctl %#x, sysctl %#x, coalescing %s\n",
+           version >> 16, version & 0xffff, co_domid, domctl_version,
+           sysctl_version, features[co_feature]);
+}
+
+int co_set_mode(unsigned int mode)
+{
+    struct abi_domctl op = {
+        .cmd = ABI_DOMCTL_coalesce,
+        .u.coalesce = { .op = ABI_COALESCE_set_mode, .mode = mode },
+    };
+
+    return domctl(&op);
+}
+
+int co_get_info(struct co_info *info)
+{
+    struct abi_domctl op = {
+        .cmd = ABI_DOMCTL_coalesce,
+        .u.coalesce = {
+            .op = ABI_COALESCE_get_info,
+            .nr = CO_COUNTS,
+            .buffer = _u(info->count),
+        },
+    };
+    int rc;
+
+    memset(info, 0, sizeof(*info));
+    rc = domctl(&op);
+    info->mode = op.u.coalesce.mode;
+    if ( !rc && op.u.coalesce.nr != CO_COUNTS )
+        panic("get_info says that there are %u counters, not %u\n",
+              op.u.coalesce.nr, CO_COUNTS);
+
+    return rc;
+}
+
+int co_get_map(unsigned long first_gfn, unsigned int nr, uint8_t *map)
+{
+    struct abi_domctl op = {
+        .cmd = ABI_DOMCTL_coalesce,
+        .u.coalesce = {
+            .op = ABI_COALESCE_get_map,
+            .first_gfn = first_gfn,
+            .nr = nr,
+            .buffer = _u(map),
+        },
+    };
+    int rc = domctl(&op);
+
+    if ( !rc && op.u.coalesce.nr != nr )
+        panic("get_map described %u of %u regions from %#lx on\n",
+              op.u.coalesce.nr, nr, first_gfn);
+
+    return rc;
+}
+
+unsigned int co_region_state(unsigned long first_gfn)
+{
+    uint8_t state;
+    int rc = co_get_map(first_gfn, 1, &state);
+
+    if ( rc )
+        panic("get_map of %#lx gives %d\n", first_gfn, rc);
+
+    return state;
+}
+
+static unsigned long reservation(unsigned int cmd, unsigned long *gfns,
+                                 unsigned long nr, unsigned int order)
+{
+    struct xen_memory_reservation r = {
+        .extent_start = gfns,
+        .nr_extents = nr,
+        .extent_order = order,
+        .domid = DOMID_SELF,
+    };
+    long rc = hypercall_memory_op(cmd, &r);
+
+    return rc < 0 ? 0 : rc;
+}
+
+unsigned long co_decrease(unsigned long *gfns, unsigned long nr,
+                          unsigned int order)
+{
+    return reservation(XENMEM_decrease_reservation, gfns, nr, order);
+}
+
+unsigned long co_balloon_out(unsigned long *gfns, unsigned long nr,
+                             unsigned int order)
+{
+    unsigned long i;
+
+    for ( i = 0; i < nr; i++ )
+        memset(pfn_to_virt(gfns[i]), 0, (size_t)PAGE_SIZE << order);
+
+    return co_decrease(gfns, nr, order);
+}
+
+unsigned long co_populate(unsigned long *gfns, unsigned long nr,
+                          unsigned int order)
+{
+    return reservation(XENMEM_populate_physmap, gfns, nr, order);
+}
+
+int co_map_space(unsigned int space, unsigned long idx, unsigned long gfn)
+{
+    struct xen_add_to_physmap x = {
+        .domid = DOMID_SELF,
+        .space = space,
+        .idx = idx,
+        .gfn = gfn,
+    };
+
+    return hypercall_memory_op(XENMEM_add_to_physmap, &x);
+}
+
+int co_move(unsigned long from, unsigned long to)
+{
+    return co_map_space(XENMAPSPACE_gmfn, from, to);
+}
+
+int co_pin(unsigned long gfn)
+{
+    uint64_t addr = gfn == ~0UL ? ~0ULL : (uint64_t)gfn << PAGE_SHIFT;
+
+    return hypercall_vcpu_op(ABI_VCPUOP_register_vcpu_time_phys_area, 0, &addr);
+}
+
+uint64_t co_dom_pages(void)
+{
+    struct abi_memory_domain dom = { .domid = DOMID_SELF };
+    struct abi_domctl op = { .cmd = ABI_DOMCTL_getdomaininfo };
+    long pages = hypercall_memory_op(ABI_XENMEM_current_reservation, &dom);
+    int rc;
+
+    if ( pages <= 0 )
+        panic("XENMEM_current_reservation gives %ld\n", pages);
+
+    /* Two ways to the same number had better agree. */
+    if ( domctl_version )
+    {
+        rc = domctl(&op);
+        if ( rc || op.u.getdomaininfo.tot_pages != (uint64_t)pages )
+            panic("getdomaininfo gives %d and %" PRIu64 " pages, current_reservation %ld\n",
+                  rc, op.u.getdomaininfo.tot_pages, pages);
+    }
+
+    return pages;
+}
+
+uint64_t co_free_pages(void)
+{
+    struct abi_sysctl op = { .cmd = ABI_SYSCTL_physinfo };
+    int rc;
+
+    if ( !sysctl_version )
+        return 0;
+
+    rc = sysctl(&op);
+    if ( rc )
+        panic("The physinfo sysctl gives %d\n", rc);
+
+    return op.u.physinfo.free_pages;
+}
+
+uint64_t co_now(void)
+{
+    const volatile struct vcpu_time_info *t = &shared_info.vcpu_info[0].time;
+    uint32_t version;
+    uint64_t ns;
+
+    do {
+        uint32_t lo, hi;
+        uint64_t delta;
+
+        version = t->version;
+        smp_rmb();
+
+        __asm__ __volatile__ ( "lfence; rdtsc" : "=a" (lo), "=d" (hi) );
+        delta = (lo | ((uint64_t)hi << 32)) - t->tsc_timestamp;
+        if ( t->tsc_shift < 0 )
+            delta >>= -t->tsc_shift;
+        else
+            delta <<= t->tsc_shift;
+
+        ns = t->system_time +
+             (uint64_t)(((unsigned __int128)delta * t->tsc_to_system_mul) >> 32);
+
+        smp_rmb();
+    } while ( (version & 1) || version != t->version );
+
+    return ns;
+}
+
+void co_sleep(uint64_t ns)
+{
+    uint64_t end = co_now() + ns;
+    unsigned int tries;
+
+    /* An event may wake the vCPU early. */
+    for ( tries = 0; tries < 1000 && co_now() < end; tries++ )
+    {
+        struct sched_poll poll = { .timeout = end };
+        long rc = hypercall_sched_op(SCHEDOP_poll, &poll);
+
+        if ( rc )
+            panic("SCHEDOP_poll gives %ld\n", rc);
+    }
+}
+
+static bool overlaps(uint64_t addr, uint64_t size, uint64_t start, uint64_t len)
+{
+    return len && start < addr + size && addr < start + len;
+}
+
+/* What the guest was started with may lie anywhere in RAM. */
+static bool in_use(uint64_t addr, uint64_t size)
+{
+    const struct xen_hvm_modlist_entry *mod;
+    unsigned int i;
+
+    if ( overlaps(addr, size, 0, MB(2)) ||
+         overlaps(addr, size, _u(_start), _end - _start) )
+        return true;
+
+    if ( !pvh_start_info )
+        return false;
+
+    /* Pages for structures of unknown length are more than enough. */
+    if ( overlaps(addr, size, _u(pvh_start_info), PAGE_SIZE) ||
+         (pvh_start_info->cmdline_paddr &&
+          overlaps(addr, size, pvh_start_info->cmdline_paddr, PAGE_SIZE)) ||
+         (pvh_start_info->rsdp_paddr &&
+          overlaps(addr, size, pvh_start_info->rsdp_paddr, PAGE_SIZE)) )
+        return true;
+
+    mod = _p(pvh_start_info->modlist_paddr);
+    for ( i = 0; i < pvh_start_info->nr_modules; i++ )
+        if ( overlaps(addr, size, _u(mod), PAGE_SIZE) ||
+             overlaps(addr, size, mod[i].paddr, mod[i].size) ||
+             (mod[i].cmdline_paddr &&
+              overlaps(addr, size, mod[i].cmdline_paddr, PAGE_SIZE)) )
+            return true;
+
+    return false;
+}
+
+unsigned int co_find_regions(unsigned long *first_gfns, unsigned int max,
+                             bool want_whole)
+{
+    static struct abi_e820_entry e820[128];
+    struct abi_memory_map map = {
+        .nr_entries = ARRAY_SIZE(e820),
+        .buffer = e820,
+    };
+    unsigned int i, nr = 0;
+    long rc = hypercall_memory_op(ABI_XENMEM_memory_map, &map);
+
+    if ( rc )
+        panic("XENMEM_memory_map gives %ld\n", rc);
+
+    for ( i = 0; i < map.nr_entries; i++ )
+    {
+        uint64_t size = MB(2), addr = ROUNDUP(e820[i].addr, size);
+        uint64_t end = e820[i].addr + e820[i].size;
+
+        if ( end > GB(4) )      /* as far as memory is mapped for sure */
+            end = GB(4);
+
+        if ( e820[i].type != ABI_E820_RAM )
+            continue;
+
+        for ( ; addr + size <= end && nr < max; addr += size )
+        {
+            unsigned long gfn = addr >> PAGE_SHIFT;
+
+            if ( in_use(addr, size) ||
+                 (want_whole && co_region_state(gfn) != CO_REGION_WHOLE) )
+                continue;
+
+            first_gfns[nr++] = gfn;
+        }
+    }
+
+    return nr;
+}
+
+uint64_t co_param(const char *name, uint64_t def)
+{
+    const char *p;
+    size_t len = strlen(name);
+
+    if ( !pvh_start_info || !pvh_start_info->cmdline_paddr )
+        return def;
+
+    for ( p = _p(pvh_start_info->cmdline_paddr); *p; p++ )
+    {
+        uint64_t val = 0;
+
+        if ( strncmp(p, name, len) || p[len] != '=' ||
+             (p != _p(pvh_start_info->cmdline_paddr) && p[-1] != ' ') )
+            continue;
+
+        for ( p += len + 1; *p >= '0' && *p <= '9'; p++ )
+            val = val * 10 + *p - '0';
+
+        return val;
+    }
+
+    return def;
+}

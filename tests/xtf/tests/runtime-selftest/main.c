@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Does what the other tests stand on work: formatting, traps, time, finding
+ * memory, contents, ballooning, pinning?  Needs nothing of Xen that a stock one
+ * does not have.
+ */
+#include "../coalesce-lib/coalesce.h"
+
+const char test_title[] = "Runtime selftest";
+
+static void __printf(2, 3) check_format(const char *want, const char *fmt, ...)
+{
+    char buf[64];
+    va_list args;
+    int len;
+
+    va_start(args, fmt);
+    len = vsnprintf(buf, sizeof(buf), fmt, args);
+    va_end(args);
+
+    if ( !co_expect_true("formatting", !strcmp(buf, want)) )
+        printk("expected '%s', got '%s'\n", want, buf);
+    co_expect("length of formatted text", len, strlen(want));
+}
+
+static void test_format(void)
+{
+    char buf[4] = "xxx";
+
+    check_format("-5 5 00042 42   |", "%d %u %05d %-5d|", -5, 5U, 42, 42);
+    check_format("ff 00FF 0x1f", "%x %04X %#x", 255U, 255U, 31U);
+    check_format("-9223372036854775808", "%ld", -0x7fffffffffffffffL - 1);
+    check_format("18446744073709551615", "%" PRIu64, UINT64_MAX);
+    check_format("ab  c|  x|%", "%s  %c|%3s|%%", "ab", 'c', "x");
+    check_format("abc", "%.*s", 3, "abcdef");
+
+    co_expect("length of cut text", snprintf(buf, sizeof(buf), "%u", 12345U), 5);
+    co_expect_true("cut text is terminated", !strcmp(buf, "123"));
+}
+
+static void test_traps(void)
+{
+    unsigned long fault = 0;
+
+    /* Page 0 is not mapped: reading it must end up in the fixup. */
+    __asm__ __volatile__ ( "1: mov (%[nul]), %[fault]\n\t"
+                           "jmp 3f\n\t"
+                           "2: mov $0x600d, %[fault]\n\t"
+                           "3:\n\t"
+                           _ASM_EXTABLE(1b, 2b)
+                           : [fault] "=&r" (fault) : [nul] "r" (8UL) );
+    co_expect("fixup of a page fault", fault, 0x600d);
+
+    __asm__ __volatile__ ( "1: ud2\n\t"
+                           "jmp 3f\n\t"
+                           "2: mov $0x600d, %[fault]\n\t"
+                           "3:\n\t"
+                           _ASM_EXTABLE(1b, 2b)
+                           : [fault] "=&r" (fault) );
+    co_expect("fixup of an invalid opcode", fault, 0x600d);
+}
+
+static void test_time(void)
+{
+    uint64_t t = co_now(), took;
+
+    co_sleep(20 * CO_MS);
+    took = co_now() - t;
+
+    printk("A sleep of 20 ms took %" PRIu64 " us\n", took / 1000);
+    co_expect_true("a sleep is not short", took >= 20 * CO_MS);
+    co_expect_true("a sleep is not ten times too long", took < 200 * CO_MS);
+}
+
+static void test_memory(void)
+{
+    static unsigned long regions[2048];
+    unsigned int nr = co_find_regions(regions, ARRAY_SIZE(regions), false);
+    unsigned long gfn, other, gfns[8];
+    struct co_pages before;
+    unsigned int i;
+
+    printk("%u regions of 2M, the first at %#lx, the last at %#lx\n",
+           nr, regions[0], nr ? regions[nr - 1] : 0);
+    if ( !co_expect_true("at least 12 regions of 2M", nr >= 12) )
+        return;
+
+    gfn = regions[1] + 5;
+    other = regions[2] + 7;
+
+    co_fill(gfn, 1);
+    co_fill(other, 2);
+    co_expect_true("contents are as written", co_check(gfn, 1));
+    co_expect_true("written contents are not fresh", !co_check_fresh(gfn));
+    printk("(One complaint about old contents is part of the test)\n");
+
+    co_pages_now(&before);
+    printk("%" PRIu64 " pages here, %" PRIu64 " free\n", before.dom, before.free);
+
+    /* A hole reads as all ones, and cannot be given back again. */
+    co_expect("balloon one page out", co_balloon_out(&gfn, 1, 0), 1);
+    co_expect("one page less", co_dom_pages(), before.dom - 1);
+    co_expect("a hole reads as", *(volatile long *)pfn_to_virt(gfn), -1);
+    co_expect("balloon a hole out", co_decrease(&gfn, 1, 0), 0);
+
+    /* The frame of other goes to the hole and back. */
+    co_expect("move a page", co_move(other, gfn), 0);
+    co_expect("its old place reads as", *(volatile long *)pfn_to_virt(other), -1);
+    co_expect("move it back", co_move(gfn, other), 0);
+    co_expect_true("its contents came along", co_check(other, 2));
+
+    co_expect("balloon it in", co_populate(&gfn, 1, 0), 1);
+    co_expect_true("it is fresh", co_check_fresh(gfn));
+
+    /* More than one; and a whole region. */
+    for ( i = 0; i < ARRAY_SIZE(gfns); i++ )
+        gfns[i] = regions[3] + i * 60;
+    co_expect("balloon eight out", co_balloon_out(gfns, 8, 0), 8);
+    co_shuffle(gfns, 8);
+    co_expect("balloon eight in", co_populate(gfns, 8, 0), 8);
+    co_expect("balloon a region out", co_balloon_out(&regions[4], 1, 9), 1);
+    co_expect("a region less", co_dom_pages(), before.dom - 512);
+    co_expect("balloon a region in", co_populate(&regions[4], 1, 9), 1);
+
+    co_expect("pin", co_pin(gfn), 0);
+    co_expect("unpin", co_pin(~0UL), 0);
+
+    co_check_leak(&before);
+}
+
+void test_main(void)
+{
+    co_init();
+
+    test_format();
+    test_traps();
+    test_time();
+    test_memory();
+
+    co_finish();
+}
