@@ -224,7 +224,7 @@ pub fn pointers(report: &Report) -> String {
         Some((path, extract)) => {
             let _ = writeln!(
                 text,
-                "  {:<24} {} ({} records; read it with `lab trace`, xenalyze or xentrace_format)",
+                "  {:<24} {} ({} records; read it with `lab trace` or xenalyze)",
                 "Trace",
                 path.display(),
                 extract.trace.records.len()

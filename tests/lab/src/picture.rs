@@ -88,10 +88,11 @@ pub fn draw(maps: &[Map], look: Look) -> String {
         .min(LONGEST_NAME);
     let room = look.width.saturating_sub(2 + names + 1 + PERCENT).max(8);
     // Lines of a round length are easier to compare; a short map fits on one anyway.
-    let cells = if longest <= room || room < 16 {
+    let round = if room < 48 { 8 } else { 16 };
+    let cells = if longest <= room {
         room
     } else {
-        room - room % 16
+        room - room % round
     };
 
     let mut text = String::new();

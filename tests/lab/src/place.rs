@@ -2,8 +2,9 @@
 //! Where things are: the hypervisors, the guests, the logs.
 
 use std::env;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -21,6 +22,8 @@ impl Place {
     /// this program's own place upwards.
     pub fn find(out: Option<PathBuf>) -> Result<Place> {
         if let Some(out) = out {
+            let out =
+                fs::canonicalize(&out).with_context(|| format!("cannot open {}", out.display()))?;
             ensure!(out.is_dir(), "{} is no folder", out.display());
             return Ok(Place { out });
         }
@@ -139,6 +142,7 @@ fn unpacked(packed: &Path, unpacked: &Path) -> Result<PathBuf> {
     // Another run may want the same file at the same time: it must never see half of it.
     let mut copy = tempfile::Builder::new()
         .prefix(".xen.elf.")
+        .permissions(Permissions::from_mode(0o644))
         .tempfile_in(dir)
         .with_context(context)?;
     io::copy(&mut reader, &mut copy).with_context(context)?;

@@ -34,6 +34,9 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 /// How long an emulator may take to exit by itself after it has closed its console.
 const EXIT_LIMIT: Duration = Duration::from_secs(2);
 
+/// A console longer than this is one that repeats itself without end.
+const CONSOLE_LIMIT: usize = 64 << 20;
+
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
@@ -45,6 +48,8 @@ pub enum End {
     EmulatorExited(ExitStatus),
     /// The time was up.
     TimedOut(Duration),
+    /// The console did not end in reasonable length.
+    Endless,
     /// The guest gave its result, but Xen never said that it stops.
     NoShutdown(Duration),
 }
@@ -69,6 +74,11 @@ impl fmt::Display for End {
             End::TimedOut(limit) => {
                 write!(f, "nothing more came of it within {} s", limit.as_secs())
             }
+            End::Endless => write!(
+                f,
+                "the console came to more than {} MiB",
+                CONSOLE_LIMIT >> 20
+            ),
             End::NoShutdown(limit) => write!(
                 f,
                 "Xen had not stopped {} s after the guest's result",
@@ -113,6 +123,7 @@ pub fn run(job: Job, on_line: &mut dyn FnMut(&Line)) -> Result<Outcome> {
     let mut lines: Vec<Line> = vec![];
     let (mut raw, mut fresh) = (vec![], vec![]);
     let mut buffer = [0; 8192];
+    let mut length = 0;
 
     let end = loop {
         let now = start.elapsed();
@@ -127,14 +138,18 @@ pub fn run(job: Job, on_line: &mut dyn FnMut(&Line)) -> Result<Outcome> {
             Some(0) => {
                 assembler.finish(start.elapsed(), &mut raw, &mut fresh);
                 break match emulator.wait_for_exit(EXIT_LIMIT)? {
-                    Some(status) => watch.end(start.elapsed(), End::EmulatorExited(status)),
-                    None => watch.end(start.elapsed(), End::TimedOut(job.limit)),
+                    Some(status) => watch.end(End::EmulatorExited(status)),
+                    None => watch.end(End::TimedOut(job.limit)),
                 };
             }
             Some(got) => got,
             None => continue,
         };
 
+        length += got;
+        if length > CONSOLE_LIMIT {
+            break End::Endless;
+        }
         assembler.feed(start.elapsed(), &buffer[..got], &mut raw, &mut fresh);
         write_log(&mut log, &mut raw)?;
         for line in fresh.drain(..) {
@@ -264,7 +279,7 @@ impl Watch {
     }
 
     /// How it ended, given that the console has ended: Xen's word counts first.
-    fn end(&self, _now: Duration, otherwise: End) -> End {
+    fn end(&self, otherwise: End) -> End {
         match &self.stopped {
             Some((end, _)) => end.clone(),
             None => otherwise,

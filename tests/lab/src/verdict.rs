@@ -202,7 +202,6 @@ const XEN_COMPLAINTS: &[(&str, &str)] = &[
         "a trap in Xen that nothing handles (FATAL TRAP, FATAL PAGE FAULT)",
     ),
     (r"(?i)\bdouble fault\b", "a double fault in Xen"),
-    (r"(?i)\baieee\b", "Xen died"),
     (
         r"\bdomain_crash(_sync)? called from",
         "Xen crashed the domain",
@@ -253,7 +252,7 @@ const XEN_COMPLAINTS: &[(&str, &str)] = &[
         "a foreign page stays mapped",
     ),
     (
-        r"SVM violation|EPT violation|unexpected VMEXIT|[Ff]ailed VM ?entry|VMCB dump|Walking EPT tables",
+        r"SVM violation|EPT violation|vmentry failure|Size of VMCB|Walking EPT tables",
         "the guest touched memory that is not there for it, or could not be entered",
     ),
     (

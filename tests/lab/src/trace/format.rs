@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The file format of xentrace(8), which xenalyze and xentrace_format read too.
+//! The file format of xentrace(8), which xenalyze(1) reads too.
 //!
 //! A file is a sequence of windows. A window is a CPU-change record, which holds the number of a
 //! CPU and of bytes, and that many bytes of records of that CPU. A record is a header of 32 bits
