@@ -1,0 +1,82 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# fetch-xen.sh CACHE: sees to it that CACHE/xen.tar.xz is a source archive of Xen
+# 4.20, as Debian 13 ships it. Downloads it once, through an apt configuration of
+# its own: the system's sources, lists and cache are left as they are, and apt
+# checks the archive against its signed index.
+set -eu
+
+cache=$1
+mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+security=${DEBIAN_SECURITY_MIRROR:-http://deb.debian.org/debian-security}
+keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+
+fail()
+{
+    echo "fetch-xen: $*" >&2
+    exit 1
+}
+
+[ -e "$cache/xen.tar.xz" ] && exit 0
+command -v apt-get >/dev/null ||
+    fail "no apt-get here: unpack a Xen 4.20 source and name it with XEN_SRC=DIR"
+[ -e $keyring ] || fail "no $keyring: install debian-archive-keyring, or use XEN_SRC=DIR"
+
+mkdir -p "$cache"
+cache=$(cd "$cache" && pwd)
+apt=$cache/apt
+rm -rf "$apt" "$cache/download"
+mkdir -p "$apt/lists/partial" "$apt/archives/partial" "$cache/download"
+: >"$apt/status"
+cat >"$apt/sources.list" <<EOF
+deb-src [signed-by=$keyring] $mirror trixie main
+deb-src [signed-by=$keyring] $security trixie-security main
+EOF
+cat >"$apt/apt.conf" <<EOF
+Dir::Etc::SourceList "$apt/sources.list";
+Dir::Etc::SourceParts "-";
+Dir::Etc::Preferences "-";
+Dir::Etc::PreferencesParts "-";
+Dir::State "$apt";
+Dir::State::Lists "$apt/lists";
+Dir::State::Status "$apt/status";
+Dir::Cache "$apt";
+Dir::Cache::Archives "$apt/archives";
+Acquire::Languages "none";
+Acquire::Retries "3";
+Acquire::http::Timeout "60";
+APT::Get::Show-Versions "true";
+EOF
+# The user _apt may not be able to write below here.
+[ "$(id -u)" != 0 ] || echo 'APT::Sandbox::User "root";' >>"$apt/apt.conf"
+export APT_CONFIG="$apt/apt.conf"
+
+echo "  FETCH   Xen 4.20 ($mirror)"
+apt-get -qq update >"$apt/log" 2>&1 ||
+    { tail -n 3 "$apt/log" >&2; fail "apt could not read its index: is there a network? (or use XEN_SRC=DIR)"; }
+
+# The main archive first: the security archive may have more, but its files are
+# not on every mirror.
+versions=
+for origin in _trixie_ _trixie-security_; do
+    versions="$versions $(apt-get indextargets --format '$(FILENAME)' 'Created-By: Sources' |
+        grep -- "$origin" | while read -r list; do
+            /usr/lib/apt/apt-helper cat-file "$list"
+        done | awk '/^Package: / { xen = $2 == "xen" } xen && /^Version: / { print $2 }' |
+        grep '^4\.20\.' | sort -rV)"
+done
+cd "$cache/download"
+for version in $versions; do
+    apt-get -q source --download-only --tar-only "xen=$version" >>"$apt/log" 2>&1 || continue
+    for tar in xen_*.orig.tar.xz; do
+        [ -e "$tar" ] || continue
+        echo "$version" >"$cache/xen.version"
+        mv "$tar" "$cache/xen.tar.xz"
+        cd ..
+        rm -rf "$apt" "$cache/download"
+        exit 0
+    done
+done
+tail -n 5 "$apt/log" >&2
+fail "none of these could be downloaded:${versions:- (no 4.20 in the index)}; use XEN_SRC=DIR"
