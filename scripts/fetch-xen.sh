@@ -59,6 +59,7 @@ apt-get -qq update >"$apt/log" 2>&1 ||
 # The main archive first: the security archive may have more, but its files are
 # not on every mirror.
 versions=
+# shellcheck disable=SC2016 # apt's variable
 for origin in _trixie_ _trixie-security_; do
     versions="$versions $(apt-get indextargets --format '$(FILENAME)' 'Created-By: Sources' |
         grep -- "$origin" | while read -r list; do

@@ -76,4 +76,4 @@ git -C "$build/am" am -q --whitespace=nowarn "$out"/series/*.patch || fail "git 
 diff -r --no-dereference -x .git "$build/am" "$build/tree" ||
     fail "out/series on a plain tree is not what was built"
 rm -rf "$build/am"
-echo "  SERIES  $(ls "$out/series" | wc -l) patches in $out/series, git am gives what was built"
+echo "  SERIES  $(find "$out/series" -type f | wc -l) patches in $out/series, git am gives what was built"

@@ -47,7 +47,7 @@ unset MAKEFLAGS MFLAGS MAKELEVEL
 # The same source gives the same image, wherever, whenever and by whom.
 SOURCE_DATE_EPOCH=$(stat -c %Y "$out/build/plain/xen/Kconfig")
 export SOURCE_DATE_EPOCH
-export LC_ALL=C XEN_WHOAMI=build XEN_DOMAIN= XEN_BUILD_HOST=xen-coalesce
+export LC_ALL=C XEN_WHOAMI=build XEN_DOMAIN='' XEN_BUILD_HOST=xen-coalesce
 XEN_BUILD_DATE=$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y-%m-%d)
 XEN_BUILD_TIME=$(date -u -d "@$SOURCE_DATE_EPOCH" +%T)
 export XEN_BUILD_DATE XEN_BUILD_TIME
@@ -71,6 +71,7 @@ run()
 
 : >"$log"
 if [ "$config" != "$(cat "$obj/wanted" 2>/dev/null)" ] || ! [ -e "$obj/.config" ]; then
+    # shellcheck disable=SC2086 # one option a line
     printf '%s\n' $config >"$obj/.config"
 fi
 run olddefconfig

@@ -36,9 +36,10 @@ export CARGO_ENCODED_RUSTFLAGS
 export XEN_RS_ABI="$obj/abi.rs"
 unset RUSTFLAGS
 
-# The jobs of make and those of cargo do not know of each other: cargo has one
-# crate to compile here most of the time.
-"$CARGO" rustc ${VERBOSE:+-v} ${VERBOSE:---quiet} --manifest-path "$src/Cargo.toml" --locked \
+# Make hands no jobs on to cargo, which has one crate to compile most of the time.
+quiet=--quiet
+[ -z "${VERBOSE:-}" ] || quiet=--verbose
+"$CARGO" rustc $quiet --manifest-path "$src/Cargo.toml" --locked \
     -p xen-rs --lib --crate-type staticlib --profile xen --target $target \
     --target-dir "$obj/target" -- --cfg xen_abi ||
     fail "cargo failed, see above (crates are downloaded once, 'cargo fetch' in $src does only that)"

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# The one door to this project: make -f build.mk help
+#
+# What is made is below out/, what is downloaded in out/cache, the trees of Xen in
+# out/build, logs in out/logs.
+
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+# Each target's parts run in order; they use all CPUs themselves.
+.NOTPARALLEL:
+
+OUT := $(CURDIR)/out
+CACHE := $(OUT)/cache
+DESTDIR ?= $(OUT)/install
+
+ifneq ($(XEN_SRC),)
+override XEN_SRC := $(abspath $(XEN_SRC))
+export XEN_SRC
+endif
+
+# What cargo tests with: nextest where it is installed, which leaves out doctests.
+NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo y)
+
+.PHONY: help
+help: ## This list
+	@echo 'make -f build.mk TARGET [XEN_SRC=DIR] [V=1] [JOBS=N]'
+	@echo
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' build.mk | expand -t 16
+	@echo
+	@echo '  XEN_SRC=DIR   builds on a copy of the Xen tree in DIR instead of on Debian'"'"'s Xen 4.20'
+	@echo '  V=1           shows each command'
+	@echo '  JOBS=N        at most N compilers at once'
+
+.PHONY: deps
+deps: ## Installs what is needed (Debian 12 and 13; says first what it is)
+	@sh scripts/deps.sh
+
+.PHONY: tree
+tree:
+	@sh scripts/tree.sh '$(CACHE)' '$(OUT)/build'
+
+.PHONY: release debug
+release debug: tree
+	@sh scripts/xen.sh '$(OUT)' $@
+
+.PHONY: xen
+xen: release debug ## Xen with the series, release and debug: out/{release,debug}/xen.gz, xen-syms, xen.efi
+	@for f in xen.gz xen-syms; do cmp -s '$(OUT)'/release/$$f '$(OUT)'/$$f || cp '$(OUT)'/release/$$f '$(OUT)'/; done
+
+.PHONY: stock
+stock: tree ## The same Xen without the series: out/stock-{release,debug}/
+	@sh scripts/xen.sh '$(OUT)' stock-release
+	@sh scripts/xen.sh '$(OUT)' stock-debug
+
+.PHONY: guests
+guests: ## The test guests: out/xtf/
+	@echo '  GUESTS  out/xtf'
+	@mkdir -p '$(OUT)/logs'
+	@$(MAKE) -C tests/xtf OUT='$(OUT)/xtf' >'$(OUT)/logs/guests.log' 2>&1 || \
+	  { tail -n 20 '$(OUT)/logs/guests.log' >&2; echo 'guests: did not build, see out/logs/guests.log' >&2; exit 1; }
+
+.PHONY: lab
+lab: ## The program that boots Xen on emulators and judges: target/release/lab
+	@echo '  LAB     target/release/lab'
+	@cargo build -q --locked --release -p lab
+
+.PHONY: run
+run: xen guests lab ## Boots Xen on an emulator and shows a guest's memory break up and heal
+	@target/release/lab demo $(LAB_ARGS)
+
+.PHONY: unit
+unit: ## The tests that run on the host
+	@echo '  UNIT    cargo $(if $(NEXTEST),nextest,test)'
+ifeq ($(NEXTEST),y)
+	@cargo nextest run --locked --workspace --no-fail-fast
+	@cargo test -q --locked --workspace --doc
+else
+	@cargo test -q --locked --workspace --no-fail-fast
+endif
+
+.PHONY: lint
+lint: release ## rustfmt, clippy, shellcheck, licence lines
+	@sh scripts/lint.sh '$(OUT)/build/release/rust/abi.rs'
+
+.PHONY: fmt
+fmt: ## Formats the Rust sources
+	@cargo fmt --all
+
+.PHONY: series
+series: tree ## The patches for git am onto plain Xen 4.20, in out/series; proves that they give what is built
+	@sh scripts/series.sh '$(OUT)'
+
+.PHONY: check-off
+check-off: tree ## Proves that Xen with CONFIG_COALESCE=n is what it is without the series
+	@sh scripts/check-off.sh '$(OUT)'
+
+.PHONY: check-bisect
+check-bisect: tree ## Proves that each prefix of the series compiles
+	@sh scripts/check-bisect.sh '$(OUT)'
+
+.PHONY: check-lab
+check-lab: xen stock guests lab ## The tests on emulators
+	@target/release/lab test $(LAB_ARGS)
+
+.PHONY: test
+test: lint unit series check-off check-lab ## Everything that has to hold
+
+.PHONY: install
+install: release ## Installs Xen below DESTDIR (out/install unless given), as Xen's own 'make install' does
+	@sh scripts/xen.sh '$(OUT)' release install DESTDIR='$(abspath $(DESTDIR))'
+	@echo '  INSTALL $(abspath $(DESTDIR))'
+
+.PHONY: clean
+clean: ## Removes what was made; out/cache stays
+	@if [ -d '$(OUT)' ]; then find '$(OUT)' -mindepth 1 -maxdepth 1 ! -name cache -exec rm -rf {} +; fi
+	@rm -rf target

@@ -1,0 +1,36 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# lint.sh ABI: rustfmt, clippy, shellcheck, licence lines. ABI is abi.rs of a Xen
+# that has been built: without it xen-rs would be checked in part only.
+set -eu
+
+abi=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
+cd "$(dirname "$0")/.."
+
+fail()
+{
+    echo "lint: $*" >&2
+    exit 1
+}
+
+command -v shellcheck >/dev/null || fail "no shellcheck here: 'make -f build.mk deps' installs what is needed"
+
+echo "  LINT    rustfmt"
+cargo fmt --all --check || fail "not formatted: run 'make -f build.mk fmt'"
+echo "  LINT    clippy"
+cargo clippy -q --locked --workspace --all-targets || fail "clippy has findings, see above"
+XEN_RS_ABI=$abi cargo clippy -q --locked -p xen-rs --lib --target-dir target/xen-abi \
+    --config 'build.rustflags=["--cfg", "xen_abi"]' || fail "clippy has findings in what is linked into Xen"
+echo "  LINT    scripts"
+shellcheck -x scripts/*.sh xen-rs/kbuild/*.sh .ci/run || fail "shellcheck has findings"
+for script in scripts/*.py xen-rs/kbuild/*.py; do
+    python3 -c 'import ast, sys; ast.parse(open(sys.argv[1]).read(), sys.argv[1])' "$script" || fail "$script does not parse"
+done
+
+echo "  LINT    licence lines"
+bare=$(find . \( -name target -o -name out -o -name .git \) -prune -o -type f \
+    \( -name '*.rs' -o -name '*.[chS]' -o -name '*.sh' -o -name '*.py' -o -name '*.mk' -o -name Makefile -o -name Cargo.toml \) \
+    -exec grep -L 'SPDX-License-Identifier: ' {} +)
+# shellcheck disable=SC2086 # a list
+[ -z "$bare" ] || fail "no SPDX-License-Identifier in:" $bare
