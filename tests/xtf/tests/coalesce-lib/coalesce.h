@@ -135,8 +135,8 @@ uint64_t co_param(const char *name, uint64_t def);
 
 /* ---- Time ---- */
 
-#define CO_MS 1000000ULL
-#define CO_S  1000000000ULL
+#define CO_MS ((uint64_t)1000000)
+#define CO_S  ((uint64_t)1000000000)
 
 uint64_t co_now(void);          /* ns since boot */
 void co_sleep(uint64_t ns);     /* blocked, so that the CPU is idle */
