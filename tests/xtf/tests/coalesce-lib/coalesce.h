@@ -112,6 +112,9 @@ uint64_t co_free_pages(void);
 unsigned int co_find_regions(unsigned long *first_gfns, unsigned int max,
                              bool want_whole);
 
+/* The memory map, as text. */
+void co_print_ram(void);
+
 /* ---- Contents ---- */
 
 /*

@@ -331,21 +331,38 @@ static bool in_use(uint64_t addr, uint64_t size)
     return false;
 }
 
-unsigned int co_find_regions(unsigned long *first_gfns, unsigned int max,
-                             bool want_whole)
+static struct abi_e820_entry e820[128];
+
+static unsigned int get_memory_map(void)
 {
-    static struct abi_e820_entry e820[128];
     struct abi_memory_map map = {
         .nr_entries = ARRAY_SIZE(e820),
         .buffer = e820,
     };
-    unsigned int i, nr = 0;
     long rc = hypercall_memory_op(ABI_XENMEM_memory_map, &map);
 
     if ( rc )
         panic("XENMEM_memory_map gives %ld\n", rc);
 
-    for ( i = 0; i < map.nr_entries; i++ )
+    return map.nr_entries;
+}
+
+void co_print_ram(void)
+{
+    unsigned int i, nr = get_memory_map();
+
+    for ( i = 0; i < nr; i++ )
+        printk("  %#012" PRIx64 " - %#012" PRIx64 " type %u%s\n", e820[i].addr,
+               e820[i].addr + e820[i].size - 1, e820[i].type,
+               e820[i].type == ABI_E820_RAM ? " RAM" : "");
+}
+
+unsigned int co_find_regions(unsigned long *first_gfns, unsigned int max,
+                             bool want_whole)
+{
+    unsigned int i, nr = 0, nr_entries = get_memory_map();
+
+    for ( i = 0; i < nr_entries; i++ )
     {
         uint64_t size = MB(2), addr = ROUNDUP(e820[i].addr, size);
         uint64_t end = e820[i].addr + e820[i].size;

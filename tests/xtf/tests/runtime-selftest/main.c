@@ -3,6 +3,8 @@
  * Does what the other tests stand on work: formatting, traps, time, finding
  * memory, contents, ballooning, pinning?  Needs nothing of Xen that a stock one
  * does not have.
+ *
+ * Command line: crash=1 ends in an unexpected trap, to see how that looks.
  */
 #include "../coalesce-lib/coalesce.h"
 
@@ -80,6 +82,7 @@ static void test_memory(void)
     struct co_pages before;
     unsigned int i;
 
+    co_print_ram();
     printk("%u regions of 2M, the first at %#lx, the last at %#lx\n",
            nr, regions[0], nr ? regions[nr - 1] : 0);
     if ( !co_expect_true("at least 12 regions of 2M", nr >= 12) )
@@ -131,6 +134,9 @@ static void test_memory(void)
 void test_main(void)
 {
     co_init();
+
+    if ( co_param("crash", 0) )
+        __asm__ __volatile__ ( "ud2" );
 
     test_format();
     test_traps();
