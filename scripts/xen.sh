@@ -51,8 +51,9 @@ export LC_ALL=C XEN_WHOAMI=build XEN_DOMAIN='' XEN_BUILD_HOST=xen-coalesce
 XEN_BUILD_DATE=$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y-%m-%d)
 XEN_BUILD_TIME=$(date -u -d "@$SOURCE_DATE_EPOCH" +%T)
 export XEN_BUILD_DATE XEN_BUILD_TIME
-# (One file includes itself by name: hence the -iquote.)
-export EXTRA_CFLAGS_XEN_CORE="-ffile-prefix-map=$src/= -ffile-prefix-map=$obj=xen -iquote $src"
+# (Of two prefixes that fit the last one counts. A file includes itself by name:
+# hence the -iquote.)
+export EXTRA_CFLAGS_XEN_CORE="-ffile-prefix-map=$obj=xen -ffile-prefix-map=$src/= -iquote $src"
 
 build()
 {
