@@ -477,8 +477,8 @@ static void test_sizes(void)
                              .rc = -ERR_TOTALS, .nr_in = 512,
                              .nr_out = (1UL << 55) + 1, .out_order = 9 });
     exchange(&(struct call){ "lists far out of reach", .rc = -ERR_POINTER,
-                             .nr_in = 1UL << 61, .nr_out = 1UL << 61,
-                             .start = 1UL << 60, .done = 1UL << 60 });
+                             .nr_in = 1UL << 44, .nr_out = 1UL << 44,
+                             .start = 1UL << 43, .done = 1UL << 43 });
 
     exchange(&(struct call){ "nr_exchanged in the middle of a chunk",
                              .rc = -ERR_MID_CHUNK, .nr_in = 8,
@@ -506,13 +506,13 @@ static void test_sizes(void)
                              .nr_in = 1, .nr_out = 1,
                              .in_domid = 0x1234, .out_domid = 0x1234 });
 
-    /* Pointers.  Page 0 is not mapped, and nothing is at a non-canonical one. */
+    /* Pointers.  Page 0 is not mapped, nor is anything so high up. */
     exchange(&(struct call){ "unmapped list of inputs", .rc = -ERR_POINTER,
                              .nr_in = 1, .nr_out = 1, .in_list = _p(64) });
     exchange(&(struct call){ "unmapped list of outputs", .rc = -ERR_POINTER,
                              .nr_in = 1, .nr_out = 1, .out_list = _p(64) });
-    exchange(&(struct call){ "non-canonical list of inputs", .rc = -ERR_POINTER,
-                             .nr_in = 1, .nr_out = 1, .in_list = _p(1UL << 63) });
+    exchange(&(struct call){ "list of inputs far up", .rc = -ERR_POINTER,
+                             .nr_in = 1, .nr_out = 1, .in_list = _p(1UL << 46) });
 
     pages = co_dom_pages();
     rc = hypercall_memory_op(XENMEM_exchange, _p(64));
