@@ -805,7 +805,7 @@ void test_main(void)
     if ( !supported() )
     {
         test_unsupported();
-        co_check_leak(&before);
+        co_check_leak(&before, REGIONS);
         if ( !co_failures )
             printk("@count exchange_eopnotsupp 1\n");
         return xtf_failure("Fail: XENMEM_exchange gives -EOPNOTSUPP on this Xen\n");
@@ -825,7 +825,7 @@ void test_main(void)
     co_phase("end");
     check_world("everything");
     co_print_map("end", regions, REGIONS);
-    co_check_leak(&before);
+    co_check_leak(&before, REGIONS);
 
     if ( co_feature == CO_FEATURE_PRESENT )
     {

@@ -43,7 +43,7 @@ enum {
     CO_COUNTS = 64,
 };
 
-#define CO_REASON_PINNED 3
+#define CO_REASON_IOMMU  9
 #define CO_REASON_MODE   17
 
 struct co_info {
@@ -101,8 +101,11 @@ int co_map_space(unsigned int space, unsigned long idx, unsigned long gfn);
 
 /* Pages of this domain. */
 uint64_t co_dom_pages(void);
-/* Free pages of the host; 0 without the privilege to know. */
-uint64_t co_free_pages(void);
+/*
+ * Free pages of the host, and whether it has an IOMMU; 0 without the privilege
+ * to know.
+ */
+uint64_t co_free_pages(bool *iommu);
 
 /*
  * Regions of 2M (their first gfns) that are RAM all over, apart from the first
@@ -156,16 +159,23 @@ void co_print_map(const char *name, const unsigned long *first_gfns,
                   unsigned int nr);
 void co_print_counts(const struct co_info *info);
 
-/* looked_at is the sum of all outcomes. */
-void co_check_law(const struct co_info *info);
+/* looked_at is the sum of all outcomes; info may be read anew. */
+void co_check_law(struct co_info *info);
 
 struct co_pages {
     uint64_t dom, free;
+    bool iommu;
 };
 
 void co_pages_now(struct co_pages *p);
-/* Free pages may lag behind (work in flight): wait for them, but not long. */
-void co_check_leak(const struct co_pages *before);
+
+/*
+ * Nothing was lost or won.  Free pages may lag behind (work in flight): they
+ * are waited for, but not long.  An IOMMU has page tables of its own, which
+ * come from the same pages: one for each of the nr_regions that were worked on
+ * may be there now and not before, or the reverse.
+ */
+void co_check_leak(const struct co_pages *before, unsigned int nr_regions);
 
 /* True if the feature is there; otherwise the result is already reported. */
 bool co_require_feature(void);

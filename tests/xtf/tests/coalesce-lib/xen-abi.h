@@ -80,6 +80,7 @@ struct abi_physinfo {
     uint32_t max_node_id;
     uint32_t cpu_khz;
     uint32_t capabilities;
+#define ABI_PHYSCAP_directio (1U << 2)
     uint32_t arch_capabilities;
     uint32_t pad;
     uint64_t total_pages;

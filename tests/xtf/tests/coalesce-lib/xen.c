@@ -122,22 +122,33 @@ int co_get_info(struct co_info *info)
 
 int co_get_map(unsigned long first_gfn, unsigned int nr, uint8_t *map)
 {
-    struct abi_domctl op = {
-        .cmd = ABI_DOMCTL_coalesce,
-        .u.coalesce = {
-            .op = ABI_COALESCE_get_map,
-            .first_gfn = first_gfn,
-            .nr = nr,
-            .buffer = _u(map),
-        },
-    };
-    int rc = domctl(&op);
+    unsigned int done = 0;
 
-    if ( !rc && op.u.coalesce.nr != nr )
-        panic("get_map described %u of %u regions from %#lx on\n",
-              op.u.coalesce.nr, nr, first_gfn);
+    /* Xen may describe fewer than were asked for, but at least one. */
+    while ( done < nr )
+    {
+        struct abi_domctl op = {
+            .cmd = ABI_DOMCTL_coalesce,
+            .u.coalesce = {
+                .op = ABI_COALESCE_get_map,
+                .first_gfn = first_gfn + done * CO_REGION_PAGES,
+                .nr = nr - done,
+                .buffer = _u(map + done),
+            },
+        };
+        int rc = domctl(&op);
 
-    return rc;
+        if ( rc )
+            return rc;
+
+        if ( !op.u.coalesce.nr || op.u.coalesce.nr > nr - done )
+            panic("get_map described %u of %u regions from %#lx on\n",
+                  op.u.coalesce.nr, nr - done, first_gfn);
+
+        done += op.u.coalesce.nr;
+    }
+
+    return 0;
 }
 
 unsigned int co_region_state(unsigned long first_gfn)
@@ -234,17 +245,20 @@ uint64_t co_dom_pages(void)
     return pages;
 }
 
-uint64_t co_free_pages(void)
+uint64_t co_free_pages(bool *iommu)
 {
     struct abi_sysctl op = { .cmd = ABI_SYSCTL_physinfo };
     int rc;
 
+    *iommu = false;
     if ( !sysctl_version )
         return 0;
 
     rc = sysctl(&op);
     if ( rc )
         panic("The physinfo sysctl gives %d\n", rc);
+
+    *iommu = op.u.physinfo.capabilities & ABI_PHYSCAP_directio;
 
     return op.u.physinfo.free_pages;
 }

@@ -170,17 +170,31 @@ void test_main(void)
 
     co_phase("full");
     co_expect("set_mode full", co_set_mode(CO_MODE_FULL), 0);
-    wait_whole(0, REGIONS, limit);
+    if ( pages.iommu )
+    {
+        /* A device may be writing to it: even full copies nothing. */
+        co_sleep(quiet);
+        co_expect("regions out of order that are still broken",
+                  count_state(HALF, HALF, CO_REGION_BROKEN), HALF);
+        co_expect("pages copied under an IOMMU", grown(CO_PAGES_COPIED), 0);
+        co_expect_true("they were left because of the IOMMU",
+                       grown(CO_REFUSED + CO_REASON_IOMMU) >= HALF);
+    }
+    else
+    {
+        wait_whole(0, REGIONS, limit);
+        co_expect_true("pages were copied", grown(CO_PAGES_COPIED) > 0);
+        co_expect_true("each region out of order took an act",
+                       grown(CO_COMPLETED) + grown(CO_MIGRATED) >= HALF);
+    }
     co_print_map("full", regions, REGIONS + 1);
-    co_expect_true("pages were copied", grown(CO_PAGES_COPIED) > 0);
-    co_expect_true("each region out of order took an act",
-                   grown(CO_COMPLETED) + grown(CO_MIGRATED) >= HALF);
     check_contents();
 
     co_phase("end");
-    co_check_leak(&pages);
+    co_check_leak(&pages, REGIONS + 1);
     co_expect("fill the hole", co_populate(&hole, 1, 0), 1);
-    wait_whole(REGIONS, 1, limit);
+    if ( !pages.iommu )
+        wait_whole(REGIONS, 1, limit);
     co_expect("set_mode default", co_set_mode(CO_MODE_DEFAULT), 0);
     co_print_map("end", regions, REGIONS + 1);
     check_contents();

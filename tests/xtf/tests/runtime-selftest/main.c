@@ -128,7 +128,7 @@ static void test_memory(void)
     co_expect("pin", co_pin(gfn), 0);
     co_expect("unpin", co_pin(~0UL), 0);
 
-    co_check_leak(&before);
+    co_check_leak(&before, 4);
 }
 
 void test_main(void)
