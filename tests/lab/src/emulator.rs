@@ -2,11 +2,15 @@
 //! How to start a machine. Another emulator is one more [`Emulator`] and a line in [`by_name`].
 
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::OFlag;
+use nix::unistd::pipe2;
+use tempfile::TempDir;
 
 use crate::ram::{Layout, Ram};
 use crate::tables::{Machine, RamFrom};
@@ -21,15 +25,22 @@ pub struct Boot<'a> {
     pub command_line: &'a str,
     /// Where large files may go.
     pub scratch: &'a Path,
+    /// The folder of this run; the next one empties it.
+    pub logs: &'a Path,
 }
 
-/// A machine ready to start. Its serial console is the standard output.
+/// A machine ready to start.
 #[derive(Debug)]
 pub struct Launch {
     pub command: Command,
+    /// Files that the emulator inherits, under the same number.
     pub inherited: Vec<OwnedFd>,
+    /// Where the serial console can be read, if it is not the standard output.
+    pub console: Option<OwnedFd>,
     /// The machine's memory, if it can be read.
     pub ram: Option<Ram>,
+    /// Files that must stay until the emulator has ended.
+    pub files: Option<TempDir>,
 }
 
 /// A kind of emulator.
@@ -41,7 +52,8 @@ pub trait Emulator: Sync {
 pub fn by_name(name: &str) -> Result<&'static dyn Emulator> {
     match name {
         "qemu" => Ok(&Qemu),
-        _ => bail!("there is no emulator {name}: there is qemu"),
+        "bochs" => Ok(&Bochs),
+        _ => bail!("there is no emulator {name}: there are qemu, bochs"),
     }
 }
 
@@ -92,7 +104,9 @@ impl Emulator for Qemu {
         Ok(Launch {
             command,
             inherited,
+            console: None,
             ram,
+            files: None,
         })
     }
 }
@@ -117,6 +131,122 @@ fn qemu_layout(board: &str, size: u64) -> Result<Layout> {
     Ok(Layout { size, low })
 }
 
+/// Bochs: it emulates both VMX with EPT and SVM with nested paging. The board is the name of the
+/// processor; the arguments are further lines for its configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Bochs;
+
+const GRUB_MODULES: &str = "/usr/lib/grub/i386-pc";
+const BOCHS_BIOS: &str = "/usr/share/bochs/BIOS-bochs-latest";
+const BOCHS_VGABIOS: &str = "/usr/share/bochs/VGABIOS-lgpl-latest";
+
+impl Emulator for Bochs {
+    fn launch(&self, boot: &Boot<'_>) -> Result<Launch> {
+        let machine = boot.machine;
+        ensure!(
+            machine.ram == RamFrom::Emulator,
+            "the machine {} wants its memory in a file, which Bochs cannot do",
+            machine.name
+        );
+        for (file, package) in [
+            (GRUB_MODULES, "grub-pc-bin"),
+            (BOCHS_BIOS, "bochsbios"),
+            (BOCHS_VGABIOS, "bochsbios and vgabios"),
+        ] {
+            ensure!(
+                Path::new(file).exists(),
+                "{file} is not there: install {package}"
+            );
+        }
+
+        let files = tempfile::Builder::new()
+            .prefix("bochs.")
+            .tempdir_in(boot.logs)
+            .with_context(|| format!("cannot make a folder in {}", boot.logs.display()))?;
+        make_cdrom(boot, files.path())?;
+
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
+        let console = format!("/proc/self/fd/{}", writer.as_raw_fd());
+        fs::write(files.path().join("bochsrc"), bochsrc(machine, &console))?;
+        // Debian's Bochs has its debugger built in, which waits for a command.
+        fs::write(files.path().join("commands"), "c\n")?;
+
+        let mut command = Command::new("bochs");
+        command
+            .current_dir(files.path())
+            .args(["-q", "-f", "bochsrc", "-rc", "commands"]);
+        Ok(Launch {
+            command,
+            inherited: vec![writer],
+            console: Some(reader),
+            ram: None,
+            files: Some(files),
+        })
+    }
+}
+
+fn bochsrc(machine: &Machine, console: &str) -> String {
+    let mut lines = vec![
+        // There is no display without a display; this one waits for nobody.
+        "display_library: rfb, options=\"timeout=0\"".to_owned(),
+        "config_interface: textconfig".to_owned(),
+        "plugin_ctrl: unmapped=1, biosdev=1, speaker=0, extfpuirq=1, parallel=0, serial=1, \
+         iodebug=0, gameport=0"
+            .to_owned(),
+        format!("memory: guest={0}, host={0}", machine.memory_mib),
+        format!("romimage: file={BOCHS_BIOS}"),
+        format!("vgaromimage: file={BOCHS_VGABIOS}"),
+        "boot: cdrom".to_owned(),
+        "ata0-master: type=cdrom, path=cdrom.iso, status=inserted".to_owned(),
+        "pci: enabled=1, chipset=i440fx".to_owned(),
+        format!(
+            "cpu: model={}, count={}, ips=50000000, reset_on_triple_fault=0, ignore_bad_msrs=1",
+            machine.board, machine.cpus
+        ),
+        // Time is counted in instructions, so that each run is the same.
+        "clock: sync=none, time0=1700000000".to_owned(),
+        format!("com1: enabled=1, mode=file, dev={console}"),
+        "log: /dev/stderr".to_owned(),
+        "debug: action=ignore".to_owned(),
+        "info: action=ignore".to_owned(),
+        "panic: action=fatal".to_owned(),
+    ];
+    lines.extend(machine.arguments.iter().cloned());
+    lines.join("\n") + "\n"
+}
+
+/// A CD from which GRUB boots Xen. Multiboot 2 ends in a triple fault on Bochs.
+fn make_cdrom(boot: &Boot<'_>, dir: &Path) -> Result<()> {
+    let tree = dir.join("cdrom");
+    fs::create_dir_all(tree.join("boot/grub"))?;
+    for (from, to) in [(boot.xen, "xen"), (boot.guest, "guest")] {
+        fs::copy(from, tree.join("boot").join(to))
+            .with_context(|| format!("cannot copy {}", from.display()))?;
+    }
+    fs::write(
+        tree.join("boot/grub/grub.cfg"),
+        format!(
+            "multiboot /boot/xen {}\nmodule /boot/guest guest\nboot\n",
+            boot.command_line
+        ),
+    )?;
+
+    let output = Command::new("grub-mkrescue")
+        .args(["-d", GRUB_MODULES, "-o"])
+        .arg(dir.join("cdrom.iso"))
+        .args(["--install-modules=multiboot normal iso9660 biosdisk"])
+        .args(["--locales=", "--fonts=", "--themes="])
+        .arg(&tree)
+        .output()
+        .context("cannot start grub-mkrescue: install grub-common, xorriso and mtools")?;
+    ensure!(
+        output.status.success(),
+        "grub-mkrescue failed (are xorriso and mtools installed?): {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,6 +257,10 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let mut all = String::new();
         for machine in Tables::built_in().unwrap().machines {
+            if machine.emulator == "bochs" {
+                all += &format!("{}:\n{}", machine.name, bochsrc(&machine, "CONSOLE"));
+                continue;
+            }
             let launch = by_name(&machine.emulator)
                 .unwrap()
                 .launch(&Boot {
@@ -135,6 +269,7 @@ mod tests {
                     guest: Path::new("/out/guest,one"),
                     command_line: "console=com1",
                     scratch: scratch.path(),
+                    logs: scratch.path(),
                 })
                 .unwrap();
             let words: Vec<_> = std::iter::once(launch.command.get_program())

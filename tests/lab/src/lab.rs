@@ -127,6 +127,7 @@ pub fn perform(
         guest: &guest,
         command_line: &command_line,
         scratch: &place.out().join("cache/lab"),
+        logs: &logs.dir,
     })?;
     fs::write(logs.dir.join("command.txt"), shown(&launch.command))
         .with_context(|| format!("cannot write to {}", logs.dir.display()))?;
@@ -138,6 +139,7 @@ pub fn perform(
             emulator_log: emulator_log.clone(),
             limit: request.limit,
             inherited: launch.inherited,
+            console: launch.console,
         },
         on_line,
     )?;
@@ -159,6 +161,8 @@ pub fn perform(
         }
         Some(Ok(None)) | None => None,
     };
+
+    drop(launch.files);
 
     let last = outcome.lines.len().saturating_sub(LAST_LINES);
     Ok(Report {

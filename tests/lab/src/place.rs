@@ -111,7 +111,9 @@ impl Place {
                 continue;
             };
             for old in fs::read_dir(&dir)?.flatten() {
-                if old.file_name() != ".lock" && old.file_type()?.is_file() {
+                if old.file_type()?.is_dir() {
+                    fs::remove_dir_all(old.path())?;
+                } else if old.file_name() != ".lock" {
                     fs::remove_file(old.path())?;
                 }
             }
@@ -213,7 +215,8 @@ mod tests {
         let first = place.logs("run").unwrap();
         let second = place.logs("run").unwrap();
         assert_ne!(first.dir, second.dir);
-        fs::write(first.dir.join("old"), "x").unwrap();
+        fs::create_dir(first.dir.join("old")).unwrap();
+        fs::write(first.dir.join("old/older"), "x").unwrap();
         drop(first);
         let again = place.logs("run").unwrap();
         assert!(again.dir.ends_with("run"));

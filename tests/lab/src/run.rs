@@ -99,6 +99,8 @@ pub struct Job {
     pub limit: Duration,
     /// Files that the emulator inherits, under the same number.
     pub inherited: Vec<OwnedFd>,
+    /// Where the console can be read, if it is not the standard output.
+    pub console: Option<OwnedFd>,
 }
 
 /// What came of it.
@@ -115,8 +117,17 @@ pub fn run(job: Job, on_line: &mut dyn FnMut(&Line)) -> Result<Outcome> {
         .with_context(|| format!("cannot write {}", job.console_log.display()))?;
 
     let start = Instant::now();
-    let mut emulator = Emulator::start(job.command, &job.emulator_log, &job.inherited)?;
-    let mut console = emulator.console()?;
+    let stdout = match job.console {
+        None => Stdio::piped(),
+        Some(_) => Stdio::null(),
+    };
+    let mut emulator = Emulator::start(job.command, stdout, &job.emulator_log, &job.inherited)?;
+    // The emulator has its own by now; with ours open the console would never end.
+    drop(job.inherited);
+    let mut console = File::from(match job.console {
+        Some(console) => console,
+        None => emulator.stdout()?,
+    });
 
     let mut assembler = Assembler::new();
     let mut watch = Watch::new(job.limit);
@@ -294,12 +305,17 @@ struct Emulator {
 }
 
 impl Emulator {
-    fn start(mut command: Command, log: &Path, inherited: &[OwnedFd]) -> Result<Emulator> {
+    fn start(
+        mut command: Command,
+        stdout: Stdio,
+        log: &Path,
+        inherited: &[OwnedFd],
+    ) -> Result<Emulator> {
         let stderr =
             File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
         command
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
+            .stdout(stdout)
             .stderr(stderr)
             .process_group(0);
 
@@ -320,11 +336,9 @@ impl Emulator {
         Ok(Emulator { child })
     }
 
-    fn console(&mut self) -> Result<std::process::ChildStdout> {
-        self.child
-            .stdout
-            .take()
-            .context("the console was taken already")
+    fn stdout(&mut self) -> Result<OwnedFd> {
+        let stdout = self.child.stdout.take();
+        Ok(stdout.context("the console was taken already")?.into())
     }
 
     /// Waits until the emulator has exited by itself.

@@ -498,7 +498,7 @@ impl Verdict {
     pub fn wants_console(&self) -> bool {
         self.faults
             .iter()
-            .any(|f| matches!(f, Fault::NoResult(_) | Fault::Complaint(_) | Fault::End(_)))
+            .any(|f| !matches!(f, Fault::Leak(_) | Fault::Law(_) | Fault::Trace(_)))
     }
 }
 

@@ -18,6 +18,7 @@ fn job(dir: &Path, script: &str, limit: Duration) -> Job {
         emulator_log: dir.join("emulator.log"),
         limit,
         inherited: vec![],
+        console: None,
     }
 }
 
