@@ -65,7 +65,7 @@ run()
     if [ -n "${V:-}" ]; then
         build "$@" 2>&1 || exit 1
     elif ! build "$@" >>"$log" 2>&1; then
-        grep -E '^rust( audit)?: |[Ee]rror[:[ ]|undefined reference|\*\*\*' "$log" | head -n 40 >&2
+        grep -E '^(rust|rust audit|error(\[.*\])?): |(error|Error): |undefined reference to|\*\*\* ' "$log" | head -n 40 >&2
         fail "$flavour did not build: see $log"
     fi
 }
