@@ -54,6 +54,16 @@ impl Order {
         1u64.wrapping_shl(self.log2())
     }
 
+    /// How many blocks of this order `pages` are, rounded down.
+    pub const fn blocks_in(self, pages: u64) -> u64 {
+        pages.wrapping_shr(self.log2())
+    }
+
+    /// How many pages `blocks` of this order are.
+    pub const fn pages_in(self, blocks: u64) -> u64 {
+        blocks.wrapping_shl(self.log2())
+    }
+
     /// The order of a quotient: how many blocks of `smaller` this one has.
     pub const fn minus(self, smaller: Order) -> Order {
         Order(self.0.saturating_sub(smaller.0))

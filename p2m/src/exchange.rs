@@ -127,7 +127,7 @@ pub struct Scratch {
 /// batch and are tried one by one.
 pub fn run<M: Caller>(machine: &mut M, request: &mut Request, scratch: &mut Scratch) -> End {
     let chunk_in = request.chunk_in();
-    let batch_max = REGION_PAGES >> request.chunk_order().log2();
+    let batch_max = request.chunk_order().blocks_in(REGION_PAGES);
     let mut single = 0u64;
     let mut first = true;
 
@@ -138,12 +138,12 @@ pub fn run<M: Caller>(machine: &mut M, request: &mut Request, scratch: &mut Scra
         }
         first = false;
 
-        let left = request.nr.saturating_sub(request.done) >> chunk_in.log2();
+        let left = chunk_in.blocks_in(request.nr.saturating_sub(request.done));
         let chunks = if single > 0 { 1 } else { batch_max.min(left) };
 
         match batch(machine, request, chunks, scratch) {
             Ok(()) => {
-                let extents = chunks.wrapping_shl(chunk_in.log2());
+                let extents = chunk_in.pages_in(chunks);
                 request.done = request.done.wrapping_add(extents);
                 single = single.saturating_sub(1);
             }
@@ -166,11 +166,11 @@ fn batch<M: Caller>(
         outputs,
         frozen,
     } = scratch;
-    let chunk = request.done >> request.chunk_in().log2();
+    let chunk = request.chunk_in().blocks_in(request.done);
     let read = |machine: &mut M, side, per_chunk: Order, list: &mut List| {
         list.clear();
-        let first = chunk.wrapping_shl(per_chunk.log2());
-        machine.read(side, first, chunks.wrapping_shl(per_chunk.log2()), list)
+        let first = per_chunk.pages_in(chunk);
+        machine.read(side, first, per_chunk.pages_in(chunks), list)
     };
 
     read(machine, Side::In, request.chunk_in(), inputs)?;
@@ -204,7 +204,7 @@ fn batch<M: Caller>(
             retired,
             splits_avoided,
         }) => {
-            let pages = chunks.wrapping_shl(request.chunk_order().log2());
+            let pages = request.chunk_order().pages_in(chunks);
 
             retired.free(machine, request.in_order);
             machine.account().add(Counter::ExchangedPages, pages);
@@ -300,9 +300,9 @@ fn swap<'l, L: Locked>(
         return Err(undone(errno));
     }
 
-    for (assigned, output) in (0u64..).zip(outputs) {
+    for (assigned, output) in (0..REGION_PAGES).zip(outputs) {
         if locked.assign(output.mfn(), out_order).is_err() {
-            locked.account_assigned(assigned.wrapping_shl(out_order.log2()));
+            locked.account_assigned(out_order.pages_in(assigned));
             unclaim_all(locked, outputs, claimed, out_order);
             frozen.thaw(locked);
             return Err(Unswapped {

@@ -64,14 +64,19 @@ pub struct List {
 
 impl Default for List {
     fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl List {
+    /// Empty.
+    pub const fn new() -> Self {
         List {
             len: 0,
             items: [Pair { gfn: 0, mfn: 0 }; REGION_PAGES as usize],
         }
     }
-}
 
-impl List {
     /// Forget what is in it.
     pub fn clear(&mut self) {
         self.len = 0;
@@ -280,7 +285,7 @@ fn is_block(run: &[Pair], order: Order) -> bool {
     };
 
     first.is_aligned(order)
-        && (0u64..)
+        && (0..REGION_PAGES)
             .zip(run)
             .all(|(i, pair)| pair.mfn() == first.add(i))
 }

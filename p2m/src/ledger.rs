@@ -161,6 +161,15 @@ where
         root
     }
 
+    /// Everything has to be surveyed again: events may have been missed.
+    pub fn forget(&mut self) {
+        for slot in self.root.iter_mut() {
+            *slot = Slot::Wanted;
+        }
+        self.queued = 0;
+        self.wanted = self.reach();
+    }
+
     /// Length of the root, in GiB.
     pub fn reach(&self) -> u64 {
         self.root.len() as u64
@@ -304,9 +313,9 @@ impl Leaf {
             .regions
             .split_at_checked(usize::from(self.cursor))
             .unwrap_or((&[], &self.regions));
-        let from_cursor = (u64::from(self.cursor)..)
+        let from_cursor = (u64::from(self.cursor)..LEAF_REGIONS as u64)
             .zip(tail)
-            .chain((0u64..).zip(head));
+            .chain((0..LEAF_REGIONS as u64).zip(head));
 
         for (index, &byte) in from_cursor {
             if byte & QUEUED != 0 {

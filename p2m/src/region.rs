@@ -109,7 +109,7 @@ pub fn judge(region: Region, view: View<'_>, list: &mut List) -> State {
         .as_slice()
         .iter()
         .filter(|pair| pair.mfn() == home.add(pair.gfn().slot()))
-        .count() as u64;
+        .fold(0u64, |n, _| n.wrapping_add(1));
     State::Astray {
         home: if at_home > 0 { home } else { base },
         astray: REGION_PAGES.saturating_sub(at_home),

@@ -137,7 +137,8 @@ def main():
         if words[1] == "U" and words[0].startswith("__") and not words[0].startswith("__x86_"):
             find(f"{words[0]} is a routine of the compiler's library, which Xen does not have")
         # "rust#" is what Xen puts before a local name.
-        if len("rust#" + words[0]) > LONGEST_SYMBOL:
+        # The name of a section is not kept by the link.
+        if not words[0].startswith(".") and len("rust#" + words[0]) > LONGEST_SYMBOL:
             find(f"symbol of {len(words[0])} characters smashes Xen's stack in a backtrace: {words[0]}")
 
     functions = disassemble(obj, find)

@@ -1,8 +1,77 @@
 // SPDX-License-Identifier: GPL-2.0-only
-#![no_std]
+//! The part of xen-coalesce that is linked into Xen: entry points, and the
+//! core's traits implemented on Xen's interfaces. All unsafe code is here.
+//!
+//! C calls the `rs_*` functions below through `helpers/entry.c`, which aligns
+//! the stack. They are called with the arguments that `include/xen-rs.h`
+//! promises; nothing is checked twice.
+#![cfg_attr(not(test), no_std)]
+
+mod contract;
+mod domain;
+mod ffi;
+mod hypercall;
+mod memory;
+mod worker;
+
+use core::ffi::{c_int, c_void};
+
+use crate::domain::State;
+use crate::ffi::Domain;
+use crate::hypercall::{DomctlCoalesce, MemoryExchange};
+use crate::memory::XBox;
+use p2m::addr::Gfn;
+
+/// Idle vCPU context, no lock held.
+#[unsafe(no_mangle)]
+extern "C" fn rs_work() -> bool {
+    worker::work()
+}
+
+/// No lock held; nobody else uses the domain's state yet.
+#[unsafe(no_mangle)]
+extern "C" fn rs_domain_start(d: &Domain) {
+    worker::domain_start(d);
+}
+
+/// The last reference to the domain is gone.
+///
+/// # Safety
+/// `state` is what `rs_domain_start` hung on the domain.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rs_domain_destroy(state: *mut c_void) {
+    // SAFETY: as the caller says; nobody looks at it any more.
+    drop(unsafe { XBox::<State>::from_raw(state.cast()) });
+}
+
+/// # Safety
+/// `state` is the state of a domain whose p2m lock this CPU holds.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rs_event(state: &State, gfn: u64, order: u32, p2mt: u32) {
+    // SAFETY: as the caller says.
+    unsafe { hypercall::event(state, Gfn(gfn), order, p2mt as u8) }
+}
+
+/// `state` is the state of `d`.
+#[unsafe(no_mangle)]
+extern "C" fn rs_split(d: &Domain, state: &State, gfn: u64, level: u32) {
+    hypercall::split(d, state, Gfn(gfn), level);
+}
+
+/// Hypercall context, no lock held, sizes checked, `d` referenced.
+#[unsafe(no_mangle)]
+extern "C" fn rs_exchange(d: &Domain, call: &mut MemoryExchange, memflags: u32) -> c_int {
+    hypercall::exchange(d, call, memflags)
+}
+
+/// Hypercall context, no lock held, `d` referenced.
+#[unsafe(no_mangle)]
+extern "C" fn rs_domctl(d: &Domain, op: &mut DomctlCoalesce) -> c_int {
+    hypercall::domctl(d, op)
+}
 
 #[cfg(target_os = "none")]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
+    ffi::xrs_bug()
 }

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* The host p2m of a translated domain. */
+#include <xen/ioreq.h>
+#include <asm/p2m.h>
+#include <asm/paging.h>
+#include <xen-rs.h>
+
+#include "mm-locks.h"
+
+void xrs_p2m_lock(struct domain *d)
+{
+    p2m_lock(p2m_get_hostp2m(d));
+}
+
+void xrs_p2m_unlock(struct domain *d)
+{
+    p2m_unlock(p2m_get_hostp2m(d));
+}
+
+void xrs_p2m_flush_sync(struct domain *d)
+{
+    p2m_tlb_flush_sync(p2m_get_hostp2m(d));
+}
+
+unsigned long xrs_p2m_get(struct domain *d, unsigned long gfn, uint8_t *type,
+                          uint8_t *access, uint8_t *order)
+{
+    struct p2m_domain *p2m = p2m_get_hostp2m(d);
+    p2m_type_t t;
+    p2m_access_t a;
+    unsigned int o;
+    mfn_t mfn = p2m->get_entry(p2m, _gfn(gfn), &t, &a, 0, &o, NULL);
+
+    *type = t;
+    *access = a;
+    *order = o;
+
+    return mfn_x(mfn);
+}
+
+int xrs_p2m_set(struct domain *d, unsigned long gfn, unsigned long mfn,
+                unsigned int order, uint8_t type, uint8_t access)
+{
+    return p2m_set_entry(p2m_get_hostp2m(d), _gfn(gfn), _mfn(mfn), order, type,
+                         access);
+}
+
+int xrs_p2m_recalc(struct domain *d, unsigned long gfn)
+{
+    struct p2m_domain *p2m = p2m_get_hostp2m(d);
+
+    return p2m->recalc(p2m, gfn);
+}
+
+bool xrs_p2m_log_dirty_range(struct domain *d, unsigned long first,
+                             unsigned long last)
+{
+    return p2m_is_logdirty_range(p2m_get_hostp2m(d), first, last);
+}
+
+uint8_t xrs_p2m_default_access(const struct domain *d)
+{
+    return p2m_get_hostp2m(d)->default_access;
+}
+
+unsigned long xrs_p2m_max_gfn(const struct domain *d)
+{
+    return p2m_get_hostp2m(d)->max_mapped_pfn;
+}
+
+/* The top-level table, or INVALID_MFN. */
+unsigned long xrs_p2m_root(const struct domain *d)
+{
+    pagetable_t root = p2m_get_pagetable(p2m_get_hostp2m(d));
+
+    return mfn_x(pagetable_is_null(root) ? INVALID_MFN
+                                         : pagetable_get_mfn(root));
+}
+
+bool xrs_p2m_is_ept(void)
+{
+    return cpu_has_vmx;
+}
+
+void xrs_p2m_mark_dirty(struct domain *d, unsigned long gfn)
+{
+    paging_mark_pfn_dirty(d, _pfn(gfn));
+}
+
+void xrs_p2m_invalidate_mapcache(struct domain *d)
+{
+    ioreq_request_mapcache_invalidate(d);
+}
+
+/*
+ * Local variables:
+ * mode: C
+ * c-file-style: "BSD"
+ * c-basic-offset: 4
+ * indent-tabs-mode: nil
+ * End:
+ */

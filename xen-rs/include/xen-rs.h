@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What C and Rust call of each other. xrs_* are C, called by Rust (declared
+ * there in src/ffi.rs); rs_* are Rust, called by helpers/entry.c only, which
+ * aligns the stack as Rust needs it.
+ */
+#ifndef XEN_RS_H
+#define XEN_RS_H
+
+#include <xen/coalesce.h>
+#include <xen/sched.h>
+#include <public/domctl.h>
+#include <public/memory.h>
+
+struct page_info;
+
+/* Facts about a domain, as p2m/src/machine.rs: Facts has them. */
+#define XRS_FACT_HAP_2MB    (1UL << 0)
+#define XRS_FACT_CREATED    (1UL << 1)
+#define XRS_FACT_DYING      (1UL << 2)
+#define XRS_FACT_IOMMU      (1UL << 3)
+#define XRS_FACT_ALTP2M     (1UL << 4)
+#define XRS_FACT_NESTED     (1UL << 5)
+#define XRS_FACT_POD        (1UL << 6)
+#define XRS_FACT_SHARING    (1UL << 7)
+#define XRS_FACT_LOG_DIRTY  (1UL << 8)
+
+/* domain.c */
+uint64_t xrs_domain_facts(const struct domain *d);
+uint16_t xrs_domain_id(const struct domain *d);
+bool xrs_domain_dying(const struct domain *d);
+void *xrs_domain_state(const struct domain *d);
+void xrs_domain_set_state(struct domain *d, void *state);
+void xrs_domain_set_events(struct domain *d, bool on);
+struct domain *xrs_domain_lock_from(unsigned int domid);
+void xrs_domain_unlock(struct domain *d);
+void xrs_domain_crash(struct domain *d);
+
+/* guest.c */
+int xrs_guest_read_extents(const struct xen_memory_exchange *exch, bool out,
+                           unsigned long first, unsigned long count,
+                           xen_pfn_t *gfns);
+int xrs_guest_write(const struct xen_domctl_coalesce *op, unsigned long offset,
+                    const void *from, unsigned long bytes);
+
+/* heap.c */
+unsigned long xrs_heap_alloc(struct domain *d, unsigned int order,
+                             unsigned int memflags);
+void xrs_heap_free(unsigned long mfn, unsigned int order);
+void xrs_heap_free_frozen(unsigned long mfn, unsigned int order);
+int xrs_heap_assign(struct domain *d, unsigned long mfn, unsigned int order);
+void xrs_heap_account(struct domain *d, unsigned long pages);
+unsigned long xrs_heap_available(void);
+unsigned int xrs_heap_node_flags(unsigned long mfn);
+void *xrs_xzalloc(unsigned long size, unsigned long align);
+void xrs_xfree(void *p);
+
+/* p2m.c */
+void xrs_p2m_lock(struct domain *d);
+void xrs_p2m_unlock(struct domain *d);
+void xrs_p2m_flush_sync(struct domain *d);
+unsigned long xrs_p2m_get(struct domain *d, unsigned long gfn, uint8_t *type,
+                          uint8_t *access, uint8_t *order);
+int xrs_p2m_set(struct domain *d, unsigned long gfn, unsigned long mfn,
+                unsigned int order, uint8_t type, uint8_t access);
+int xrs_p2m_recalc(struct domain *d, unsigned long gfn);
+bool xrs_p2m_log_dirty_range(struct domain *d, unsigned long first,
+                             unsigned long last);
+uint8_t xrs_p2m_default_access(const struct domain *d);
+unsigned long xrs_p2m_max_gfn(const struct domain *d);
+unsigned long xrs_p2m_root(const struct domain *d);
+bool xrs_p2m_is_ept(void);
+void xrs_p2m_mark_dirty(struct domain *d, unsigned long gfn);
+void xrs_p2m_invalidate_mapcache(struct domain *d);
+
+/* page.c */
+struct page_info *xrs_page(unsigned long mfn);
+const struct domain *xrs_page_owner(const struct page_info *pg);
+void xrs_page_put(struct page_info *pg);
+void xrs_page_put_alloc_ref(struct page_info *pg);
+unsigned long xrs_page_m2p(unsigned long mfn);
+void xrs_page_set_m2p(unsigned long mfn, unsigned long gfn);
+void xrs_page_copy(unsigned long to, unsigned long from);
+const void *xrs_page_map(unsigned long mfn);
+void xrs_page_unmap(const void *va);
+
+/* sched.c */
+bool xrs_sched_preempt(void);
+bool xrs_sched_softirq_pending(void);
+uint64_t xrs_sched_us(void);
+uint64_t xrs_sched_ticks(void);
+void xrs_sched_set_pending(bool pending);
+bool xrs_sched_is_pending(void);
+void xrs_sched_wake(uint64_t ms);
+unsigned int xrs_sched_mode(void);
+
+/* trace.c */
+bool xrs_trace_on(void);
+void xrs_trace(uint32_t event, const void *words, unsigned int bytes);
+void noreturn xrs_bug(void);
+
+/* Rust. */
+bool rs_work(void);
+void rs_domain_start(struct domain *d);
+void rs_domain_destroy(void *state);
+void rs_event(void *state, unsigned long gfn, unsigned int order,
+              unsigned int p2mt);
+void rs_split(struct domain *d, void *state, unsigned long gfn,
+              unsigned int level);
+int rs_exchange(struct domain *d, struct xen_memory_exchange *exch,
+                unsigned int memflags);
+int rs_domctl(struct domain *d, struct xen_domctl_coalesce *op);
+
+#endif /* XEN_RS_H */
+
+/*
+ * Local variables:
+ * mode: C
+ * c-file-style: "BSD"
+ * c-basic-offset: 4
+ * indent-tabs-mode: nil
+ * End:
+ */

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Xen's structures and constants, as the C compiler measured them
+//! (`abi/abi.c`), against what this crate was written for. A difference stops
+//! the build at the line that names it.
+
+#[cfg(xen_abi)]
+mod xen {
+    #![allow(non_upper_case_globals)]
+    include!(env!("XEN_RS_ABI"));
+}
+
+/// Bits of `count_info` that count; Xen's configuration decides how many.
+#[cfg(xen_abi)]
+pub const PGC_COUNT_MASK: u64 = xen::PGC_count_mask;
+#[cfg(not(xen_abi))]
+pub const PGC_COUNT_MASK: u64 = (1 << 57) - 1;
+
+#[cfg(xen_abi)]
+mod checks {
+    use super::xen;
+    use crate::domain::{
+        INVALID_M2P, MEMF_NO_DMA, MEMF_NO_SCRUB, P2M_INVALID, P2M_MMIO_DM, P2M_POD, P2M_RAM_RW,
+        PGT_COUNT_MASK, PageCount,
+    };
+    use crate::ffi::PageInfo;
+    use crate::hypercall::{
+        DomctlCoalesce, EFAULT, EINVAL, ENODEV, ENOMEM, ERESTART, MODE_DEFAULT, MODE_FULL,
+        MODE_IN_PLACE, MODE_OFF, MemoryExchange, OP_GET_INFO, OP_GET_MAP, OP_SET_MODE, Reservation,
+    };
+    use arch::{Ept, Npt};
+    use memoffset::offset_of;
+    use p2m::account::REASON_BASE;
+    use p2m::addr::Order;
+    use p2m::machine::Errno;
+    use p2m::trace::{Event, TRC_MEM_BASE};
+    use static_assertions::const_assert_eq;
+
+    macro_rules! same {
+        ($($xen:ident = $ours:expr;)*) => {
+            $(const_assert_eq!(xen::$xen, $ours as u64);)*
+        };
+    }
+    macro_rules! layout {
+        ($size:ident: $ours:ty { $($offset:ident: $field:ident,)* }) => {
+            const_assert_eq!(xen::$size, core::mem::size_of::<$ours>() as u64);
+            $(const_assert_eq!(xen::$offset, offset_of!($ours, $field) as u64);)*
+        };
+    }
+
+    layout!(SIZE_page_info: PageInfo {
+        OFFSET_page_info_count_info: count_info,
+        OFFSET_page_info_type_info: type_info,
+    });
+    layout!(SIZE_xen_memory_exchange: MemoryExchange {
+        OFFSET_xen_memory_exchange_in: input,
+        OFFSET_xen_memory_exchange_out: output,
+        OFFSET_xen_memory_exchange_nr_exchanged: nr_exchanged,
+    });
+    const_assert_eq!(
+        xen::OFFSET_xen_memory_reservation_nr_extents,
+        offset_of!(Reservation, nr_extents) as u64
+    );
+    const_assert_eq!(
+        xen::OFFSET_xen_memory_reservation_extent_order,
+        offset_of!(Reservation, extent_order) as u64
+    );
+    layout!(SIZE_xen_domctl_coalesce: DomctlCoalesce {
+        OFFSET_xen_domctl_coalesce_mode: mode,
+        OFFSET_xen_domctl_coalesce_first_gfn: first_gfn,
+        OFFSET_xen_domctl_coalesce_nr: nr,
+        OFFSET_xen_domctl_coalesce_pad: pad,
+        OFFSET_xen_domctl_coalesce_buffer: buffer,
+    });
+    same! {
+        PGC_allocated = PageCount::ALLOCATED.bits();
+        PGC_xen_heap = PageCount::XEN_HEAP.bits();
+        PGC_extra = PageCount::EXTRA.bits();
+        PGT_count_mask = PGT_COUNT_MASK;
+        p2m_ram_rw = P2M_RAM_RW;
+        p2m_invalid = P2M_INVALID;
+        p2m_mmio_dm = P2M_MMIO_DM;
+        p2m_populate_on_demand = P2M_POD;
+        PAGE_ORDER_2M = Order::REGION.log2();
+        INVALID_M2P_ENTRY = INVALID_M2P;
+        MEMF_no_scrub = MEMF_NO_SCRUB;
+        MEMF_no_dma = MEMF_NO_DMA;
+        TRC_MEM_COALESCE_SPLIT = TRC_MEM_BASE + Event::Split as u32;
+        TRC_MEM_COALESCE_PROMOTE = TRC_MEM_BASE + Event::Promote as u32;
+        TRC_MEM_COALESCE_COMPLETE = TRC_MEM_BASE + Event::Complete as u32;
+        TRC_MEM_COALESCE_MIGRATE = TRC_MEM_BASE + Event::Migrate as u32;
+        TRC_MEM_COALESCE_REFUSE = TRC_MEM_BASE + Event::Refuse as u32;
+        TRC_MEM_EXCHANGE = TRC_MEM_BASE + Event::Exchange as u32;
+        EPERM = Errno::Perm;
+        ENOENT = Errno::Noent;
+        ENOMEM = Errno::Nomem;
+        EFAULT = Errno::Fault;
+        EBUSY = Errno::Busy;
+        EEXIST = Errno::Exist;
+        EINVAL = Errno::Inval;
+        EOPNOTSUPP = Errno::Opnotsupp;
+        MODE_default = MODE_DEFAULT;
+        MODE_off = MODE_OFF;
+        MODE_in_place = MODE_IN_PLACE;
+        MODE_full = MODE_FULL;
+        OP_set_mode = OP_SET_MODE;
+        OP_get_info = OP_GET_INFO;
+        OP_get_map = OP_GET_MAP;
+        COUNT_reasons = REASON_BASE;
+        NPT_type = Npt::SW_TYPE.bits();
+        EPT_recalc = Ept::RECALC.bits();
+        EPT_sp = Ept::LEAF.bits();
+        EPT_emt = Ept::MEMORY_TYPE.bits();
+        EPT_sa_p2mt = Ept::SW_TYPE.bits();
+        EPT_access = Ept::SW_ACCESS.bits();
+        EPT_suppress_ve = Ept::SUPPRESS_VE.bits();
+    }
+    const_assert_eq!(xen::ENODEV as i32, -ENODEV);
+    const_assert_eq!(xen::ERESTART as i32, -ERESTART);
+    const_assert_eq!(xen::EINVAL as i32, -EINVAL);
+    const_assert_eq!(xen::EFAULT as i32, -EFAULT);
+    const_assert_eq!(xen::ENOMEM as i32, -ENOMEM);
+}

@@ -1,0 +1,645 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A domain of Xen as the core's [`Machine`], and its p2m lock as a guard.
+
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use arch::{Format, LEVEL_BITS, Slot as PteSlot, Table};
+use bitflags::bitflags;
+use p2m::account::{Account, Reason};
+use p2m::addr::{Gfn, Mfn, Order, Region};
+use p2m::coalesce::Mode;
+use p2m::frames::{Flushed, List, Loss, Pending};
+use p2m::ledger::{Book, Leaf, Ledger, Slot};
+use p2m::machine::{Block, Errno, Facts, Kind, Locked, Lookup, Machine, Purpose, View};
+use p2m::trace::{Event, Record, TRC_MEM_BASE};
+use zerocopy::IntoBytes;
+
+use crate::ffi::{self, Domain, PageInfo};
+use crate::hypercall::{self, MODE_DEFAULT, MODE_FULL, MODE_IN_PLACE};
+use crate::memory::{XBox, XSlice};
+
+pub const P2M_RAM_RW: u8 = 0;
+pub const P2M_INVALID: u8 = 1;
+pub const P2M_MMIO_DM: u8 = 4;
+pub const P2M_POD: u8 = 6;
+pub const INVALID_M2P: u64 = u64::MAX;
+pub const PGT_COUNT_MASK: u64 = (1 << 55) - 1;
+pub const MEMF_NO_DMA: u32 = 1 << 3;
+pub const MEMF_NO_SCRUB: u32 = 1 << 8;
+
+const INVALID_MFN: u64 = u64::MAX;
+
+/// Free pages that the coalescer leaves to others: 8 MiB.
+const WATERMARK: u64 = 2048;
+
+bitflags! {
+    /// `count_info` of a page (`asm/mm.h`).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct PageCount: u64 {
+        /// The domain's own reference, dropped when it gives the page up.
+        const ALLOCATED = 1 << 63;
+        const XEN_HEAP = 1 << 62;
+        const EXTRA = 1 << 61;
+        const COUNT = crate::contract::PGC_COUNT_MASK;
+        const _ = !0;
+    }
+}
+
+/// Exactly one reference, the domain's own: what can be frozen.
+const SOLE: u64 = PageCount::ALLOCATED.bits() | 1;
+
+pub type XenBook = Book<XSlice<Slot<XBox<Leaf>>>>;
+
+/// What is remembered of a domain; hangs on `d->arch.coalesce`.
+pub struct State {
+    pub account: Account,
+    /// `MODE_*`.
+    pub mode: AtomicU32,
+    /// The ledger may have something to do.
+    pub hint: AtomicBool,
+    /// Protected by the domain's p2m lock.
+    book: UnsafeCell<XenBook>,
+}
+
+/// For a domain for which there was no memory for a [`State`].
+static NOBODY: Account = Account::new();
+
+impl State {
+    pub fn new(root: XSlice<Slot<XBox<Leaf>>>) -> Self {
+        State {
+            account: Account::new(),
+            mode: AtomicU32::new(MODE_DEFAULT),
+            hint: AtomicBool::new(true),
+            book: UnsafeCell::new(Book::new(root)),
+        }
+    }
+
+    /// The ledger.
+    ///
+    /// # Safety
+    /// This CPU holds the p2m lock of the state's domain, and no other
+    /// reference to the ledger exists.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn book(&self) -> &mut XenBook {
+        // SAFETY: the p2m lock protects it, says the caller.
+        unsafe { &mut *self.book.get() }
+    }
+
+    /// There is something to do: have an idle CPU look at it soon.
+    pub fn alert(&self) {
+        self.hint.store(true, Ordering::Relaxed);
+        if !ffi::xrs_sched_is_pending() {
+            ffi::xrs_sched_set_pending(true);
+            ffi::xrs_sched_wake(1);
+        }
+    }
+
+    /// How far the coalescer may go.
+    pub fn mode(&self) -> Mode {
+        let own = self.mode.load(Ordering::Relaxed);
+
+        match if own == MODE_DEFAULT {
+            ffi::xrs_sched_mode()
+        } else {
+            own
+        } {
+            MODE_FULL => Mode::Full,
+            MODE_IN_PLACE => Mode::InPlace,
+            _ => Mode::Off,
+        }
+    }
+}
+
+/// The state of `d`, if it has one.
+pub fn state(d: &Domain) -> Option<&State> {
+    let p = ffi::xrs_domain_state(d).cast_const().cast::<State>();
+
+    // SAFETY: it was set by `domain_start` and is freed after the last
+    // reference to the domain is gone.
+    unsafe { p.as_ref() }
+}
+
+/// Milliseconds since boot, as the ledger counts.
+pub fn now_ms() -> u64 {
+    ffi::xrs_sched_us() / 1000
+}
+
+/// What is dropped instead of ended must not exist: nothing defines this
+/// symbol, so the link fails if the compiler cannot prove that no path leads
+/// here.
+pub struct Unreachable;
+
+impl Loss for Unreachable {
+    fn lost(_: &'static str) {
+        unsafe extern "C" {
+            safe fn xrs_frames_or_flush_dropped_without_being_ended();
+        }
+        xrs_frames_or_flush_dropped_without_being_ended();
+    }
+}
+
+/// A domain, its p2m not locked.
+pub struct XenDomain<'d> {
+    pub d: &'d Domain,
+    /// Flags for the outputs of an exchange.
+    pub memflags: u32,
+    /// The call that is served, if it is one.
+    pub call: Option<&'d hypercall::MemoryExchange>,
+}
+
+impl<'d> XenDomain<'d> {
+    pub fn new(d: &'d Domain) -> Self {
+        XenDomain {
+            d,
+            memflags: 0,
+            call: None,
+        }
+    }
+}
+
+impl Machine for XenDomain<'_> {
+    type Loss = Unreachable;
+    type Locked<'a>
+        = P2mGuard<'a>
+    where
+        Self: 'a;
+
+    fn lock(&mut self) -> P2mGuard<'_> {
+        ffi::xrs_p2m_lock(self.d);
+        P2mGuard { d: self.d }
+    }
+
+    fn alloc(&mut self, order: Order, purpose: Purpose) -> Option<Block> {
+        let flags = match purpose {
+            Purpose::Expose => self.memflags,
+            Purpose::Overwrite(near) => {
+                let wanted = order.pages().wrapping_add(WATERMARK);
+                if ffi::xrs_heap_available() < wanted || page(near).is_none() {
+                    return None;
+                }
+                // SAFETY: `near` is a valid frame, as was just seen.
+                MEMF_NO_DMA | MEMF_NO_SCRUB | unsafe { ffi::xrs_heap_node_flags(near.0) }
+            }
+        };
+        let mfn = ffi::xrs_heap_alloc(self.d, order.log2(), flags);
+
+        (mfn != INVALID_MFN).then(|| Block::from_allocator(Mfn(mfn), order))
+    }
+
+    fn free(&mut self, block: Block) {
+        // SAFETY: a block is what the allocator gave, until it is assigned.
+        unsafe { ffi::xrs_heap_free(block.mfn().0, block.order().log2()) }
+    }
+
+    fn free_retired(&mut self, mfn: Mfn, order: Order) {
+        // SAFETY: frozen, unmapped and flushed, as `Retired` proves.
+        unsafe { ffi::xrs_heap_free_frozen(mfn.0, order.log2()) }
+    }
+
+    fn preempt(&mut self) -> bool {
+        ffi::xrs_sched_preempt()
+    }
+
+    fn trace(&mut self, event: Event, record: Record) {
+        trace(self.d, event, record);
+    }
+
+    fn account(&self) -> &Account {
+        state(self.d).map_or(&NOBODY, |s| &s.account)
+    }
+
+    fn ticks(&self) -> u64 {
+        ffi::xrs_sched_ticks()
+    }
+}
+
+impl p2m::exchange::Caller for XenDomain<'_> {
+    fn read(
+        &mut self,
+        side: p2m::exchange::Side,
+        first: u64,
+        count: u64,
+        list: &mut List,
+    ) -> Result<(), Errno> {
+        let Some(call) = self.call else {
+            return Err(Errno::Fault);
+        };
+        let out = side == p2m::exchange::Side::Out;
+        let mut gfns = [0u64; 32];
+        let mut done = 0;
+
+        while done < count {
+            let take = count.saturating_sub(done).min(gfns.len() as u64);
+            let from = first.wrapping_add(done);
+            // SAFETY: room for `take`; this is an unlocked machine.
+            let rc =
+                unsafe { ffi::xrs_guest_read_extents(call, out, from, take, gfns.as_mut_ptr()) };
+            if rc != 0 {
+                return Err(Errno::Fault);
+            }
+            for &gfn in gfns.iter().take(take as usize) {
+                list.push(Gfn(gfn), Mfn(INVALID_MFN));
+            }
+            done = done.wrapping_add(take);
+        }
+        Ok(())
+    }
+}
+
+/// Write a trace record of `d`.
+pub fn trace(d: &Domain, event: Event, record: Record) {
+    if ffi::xrs_trace_on() {
+        let record = Record {
+            domid: ffi::xrs_domain_id(d),
+            ..record
+        };
+        let bytes = record.as_bytes();
+
+        // SAFETY: the bytes of a record.
+        unsafe {
+            ffi::xrs_trace(
+                TRC_MEM_BASE.wrapping_add(event as u32),
+                bytes.as_ptr().cast(),
+                bytes.len() as u32,
+            );
+        }
+    }
+}
+
+fn page(mfn: Mfn) -> Option<&'static PageInfo> {
+    // SAFETY: the frame table is never freed, and what we look at in it is
+    // atomic.
+    unsafe { ffi::xrs_page(mfn.0).as_ref() }
+}
+
+/// A page table page, mapped.
+///
+/// # Invariants
+/// `va` came from `xrs_page_map`; the p2m lock is held, so the table stays.
+struct Mapped<'a>(&'a Table);
+
+impl Mapped<'_> {
+    /// # Safety
+    /// The p2m lock is held, and `frame` was found in the page table just now.
+    unsafe fn new(frame: u64) -> Self {
+        // SAFETY: page tables consist of valid frames, of 512 entries each.
+        Mapped(unsafe { &*ffi::xrs_page_map(frame).cast::<Table>() })
+    }
+}
+
+impl Drop for Mapped<'_> {
+    fn drop(&mut self) {
+        // SAFETY: the type's invariants.
+        unsafe { ffi::xrs_page_unmap((&raw const *self.0).cast()) }
+    }
+}
+
+/// The p2m write lock of a domain; dropping it unlocks.
+///
+/// # Invariants
+/// This CPU holds the lock.
+pub struct P2mGuard<'d> {
+    d: &'d Domain,
+}
+
+impl Drop for P2mGuard<'_> {
+    fn drop(&mut self) {
+        // SAFETY: the type's invariants.
+        unsafe { ffi::xrs_p2m_unlock(self.d) }
+    }
+}
+
+fn format() -> Format {
+    if ffi::xrs_p2m_is_ept() {
+        Format::Ept
+    } else {
+        Format::Npt
+    }
+}
+
+impl P2mGuard<'_> {
+    fn set(&mut self, gfn: Gfn, mfn: u64, order: Order, p2mt: u8, access: u8) -> Result<(), Errno> {
+        // SAFETY: the lock is held.
+        match unsafe { ffi::xrs_p2m_set(self.d, gfn.0, mfn, order.log2(), p2mt, access) } {
+            0 => Ok(()),
+            _ => Err(Errno::Nomem),
+        }
+    }
+
+    /// The same where failing would mean that memory was already taken away.
+    fn must_set(&mut self, gfn: Gfn, mfn: u64, order: Order, p2mt: u8, access: u8) {
+        if self.set(gfn, mfn, order, p2mt, access).is_err() {
+            ffi::xrs_domain_crash(self.d);
+        }
+    }
+
+    fn recalc(&mut self, gfn: Gfn) {
+        // SAFETY: the lock is held. An error leaves the mark in place, which
+        // the next look at the entry finds.
+        let _ = unsafe { ffi::xrs_p2m_recalc(self.d, gfn.0) };
+    }
+
+    /// The slot of `level` that leads to `gfn`, and whether a recalculation is
+    /// pending above it; or the larger leaf or hole that it lies in.
+    fn walk(&self, gfn: Gfn, level: u32) -> Option<(PteSlot, bool)> {
+        // SAFETY: the lock is held.
+        let mut frame = unsafe { ffi::xrs_p2m_root(self.d) };
+        let mut pending = false;
+        let mut at = 4;
+
+        if frame == INVALID_MFN {
+            return None;
+        }
+        loop {
+            // SAFETY: the lock is held, and the frame was found just now.
+            let table = unsafe { Mapped::new(frame) };
+            let shift = LEVEL_BITS.wrapping_mul(u32::wrapping_sub(at, 1));
+            let slot = format().decode(table.0.entry(gfn.0.wrapping_shr(shift)), at);
+
+            match slot {
+                PteSlot::Table {
+                    frame: next,
+                    recalc,
+                } if at > level => {
+                    pending |= recalc;
+                    frame = next;
+                    at = u32::wrapping_sub(at, 1);
+                }
+                _ => return Some((slot, pending)),
+            }
+        }
+    }
+
+    /// Does any 2 MiB entry of this GiB lead to a table?
+    pub fn broken_regions(&self, gib: u64, mut found: impl FnMut(Region)) {
+        let first = Region(gib.wrapping_shl(LEVEL_BITS));
+
+        if let Some((PteSlot::Table { frame, .. }, _)) = self.walk(first.start(), 3) {
+            // SAFETY: the lock is held, and the frame was found just now.
+            let table = unsafe { Mapped::new(frame) };
+
+            for (i, entry) in (0..arch::ENTRIES as u64).zip(table.0.entries()) {
+                if matches!(format().decode(entry, 2), PteSlot::Table { .. }) {
+                    found(Region(first.0.wrapping_add(i)));
+                }
+            }
+        }
+    }
+
+    /// The ledger, if the domain has one.
+    pub fn book(&mut self) -> Option<&mut XenBook> {
+        // SAFETY: the lock is held, and we are borrowed for as long as the
+        // ledger is.
+        state(self.d).map(|s| unsafe { s.book() })
+    }
+}
+
+/// Where there is no state there is no ledger, and nothing to remember.
+impl Ledger for P2mGuard<'_> {
+    fn touch(&mut self, region: Region, now: u64) {
+        if let Some(book) = self.book() {
+            book.touch(region, now);
+        }
+    }
+
+    fn settled(&mut self, region: Region) {
+        if let Some(book) = self.book() {
+            book.settled(region);
+        }
+    }
+
+    fn healed(&mut self, region: Region) {
+        if let Some(book) = self.book() {
+            book.healed(region);
+        }
+    }
+
+    fn retry(&mut self, region: Region, now: u64) {
+        if let Some(book) = self.book() {
+            book.retry(region, now);
+        }
+    }
+
+    fn next(&mut self, now: u64) -> p2m::ledger::Next {
+        self.book().map_or(p2m::ledger::Next::Idle, |b| b.next(now))
+    }
+
+    fn queued(&self) -> u64 {
+        // SAFETY: the lock is held, and the reference does not leave.
+        state(self.d).map_or(0, |s| unsafe { s.book() }.queued())
+    }
+}
+
+impl Locked for P2mGuard<'_> {
+    type Loss = Unreachable;
+
+    fn facts(&self) -> Facts {
+        Facts::from_bits_truncate(ffi::xrs_domain_facts(self.d))
+    }
+
+    fn lookup(&mut self, gfn: Gfn) -> Lookup {
+        let (mut p2mt, mut access, mut order) = (0, 0, 0);
+        // SAFETY: the lock is held.
+        let mfn = unsafe { ffi::xrs_p2m_get(self.d, gfn.0, &mut p2mt, &mut access, &mut order) };
+        let kind = match p2mt {
+            P2M_RAM_RW if mfn != INVALID_MFN => Kind::Ram(Mfn(mfn)),
+            P2M_INVALID | P2M_MMIO_DM => Kind::Hole,
+            P2M_POD => Kind::Reserved,
+            _ => Kind::Other,
+        };
+
+        Lookup {
+            kind,
+            order: Order::new(order.into()).unwrap_or(Order::PAGE),
+            access,
+        }
+    }
+
+    fn view<R>(&mut self, region: Region, f: impl FnOnce(View<'_>) -> R) -> R {
+        let gfn = region.start();
+        let mut found = self.walk(gfn, 2);
+
+        if let Some((_, true)) = found {
+            self.recalc(gfn);
+            found = self.walk(gfn, 2);
+        }
+        match found {
+            None => f(View::Nothing),
+            Some((PteSlot::Table { frame, .. }, _)) => {
+                // SAFETY: the lock is held, and the frame was found just now.
+                let table = unsafe { Mapped::new(frame) };
+                f(View::Table(format(), table.0))
+            }
+            Some((slot, _)) => f(View::Big(slot)),
+        }
+    }
+
+    fn recalculate(&mut self, region: Region) {
+        for i in 0..p2m::addr::REGION_PAGES {
+            self.recalc(region.start().add(i));
+        }
+    }
+
+    fn log_dirty_range(&mut self, region: Region) -> bool {
+        let first = region.start();
+        let last = first.add(p2m::addr::REGION_PAGES.wrapping_sub(1));
+
+        // SAFETY: the lock is held.
+        unsafe { ffi::xrs_p2m_log_dirty_range(self.d, first.0, last.0) }
+    }
+
+    fn freeze(&mut self, gfn: Gfn, mfn: Mfn) -> Result<(), Reason> {
+        let page = page(mfn).ok_or(Reason::Special)?;
+
+        if !core::ptr::eq(ffi::xrs_page_owner(page), self.d) || self.m2p(mfn) != Some(gfn) {
+            return Err(Reason::Special);
+        }
+        if page.type_info.load(Ordering::Acquire) & PGT_COUNT_MASK != 0 {
+            return Err(Reason::Pinned);
+        }
+        page.count_info
+            .compare_exchange(SOLE, 0, Ordering::AcqRel, Ordering::Relaxed)
+            .map(|_| ())
+            .map_err(|count| {
+                let count = PageCount::from_bits_retain(count);
+
+                if count.intersects(PageCount::XEN_HEAP | PageCount::EXTRA) {
+                    Reason::Special
+                } else if !count.intersects(PageCount::COUNT) {
+                    Reason::Vanished
+                } else {
+                    Reason::Pinned
+                }
+            })
+    }
+
+    fn thaw(&mut self, mfn: Mfn) {
+        if let Some(page) = page(mfn) {
+            // One reference more than before, for what follows. Bits that say
+            // that the page is to go offline may have come meanwhile.
+            page.count_info
+                .fetch_add(SOLE.wrapping_add(1), Ordering::SeqCst);
+
+            // A full barrier lies between this and domain_kill()'s writing
+            // of it, followed by its look at the count: if it found 0, we find
+            // the domain dying.
+            if ffi::xrs_domain_dying(self.d) {
+                // SAFETY: we have a reference of our own.
+                unsafe { ffi::xrs_page_put_alloc_ref(page) };
+            }
+            // SAFETY: it is the one that was added.
+            unsafe { ffi::xrs_page_put(page) };
+        }
+    }
+
+    fn is_frozen(&mut self, mfn: Mfn) -> bool {
+        page(mfn).is_some_and(|page| {
+            let count = PageCount::from_bits_retain(page.count_info.load(Ordering::Acquire));
+
+            core::ptr::eq(ffi::xrs_page_owner(page), self.d)
+                && !count.intersects(PageCount::COUNT | PageCount::ALLOCATED)
+        })
+    }
+
+    fn default_access(&self) -> u8 {
+        // SAFETY: the lock is held.
+        unsafe { ffi::xrs_p2m_default_access(self.d) }
+    }
+
+    fn m2p(&mut self, mfn: Mfn) -> Option<Gfn> {
+        page(mfn)?;
+        // SAFETY: a valid frame, as was just seen.
+        let gfn = unsafe { ffi::xrs_page_m2p(mfn.0) };
+
+        (gfn != INVALID_M2P).then_some(Gfn(gfn))
+    }
+
+    fn set_m2p(&mut self, mfn: Mfn, gfn: Option<Gfn>) {
+        if page(mfn).is_some() {
+            // SAFETY: a valid frame of this domain, whose lock is held.
+            unsafe { ffi::xrs_page_set_m2p(mfn.0, gfn.map_or(INVALID_M2P, |g| g.0)) }
+        }
+    }
+
+    fn split(&mut self, gfn: Gfn, mfn: Mfn, order: Order, access: u8) -> Result<(), Errno> {
+        self.set(gfn, mfn.0, order, P2M_RAM_RW, access)
+    }
+
+    fn reserve(&mut self, gfn: Gfn, order: Order) -> Result<(), Errno> {
+        let access = self.default_access();
+
+        self.set(gfn, INVALID_MFN, order, P2M_POD, access)
+    }
+
+    fn unreserve(&mut self, gfn: Gfn, order: Order) {
+        let access = self.default_access();
+
+        self.must_set(gfn, INVALID_MFN, order, P2M_INVALID, access);
+    }
+
+    fn zap(&mut self, _: &mut Pending<Unreachable>, gfn: Gfn, order: Order) {
+        self.unreserve(gfn, order);
+    }
+
+    fn hide(&mut self, _: &mut Pending<Unreachable>, gfn: Gfn) -> Result<(), Errno> {
+        self.reserve(gfn, Order::REGION)
+    }
+
+    fn install(
+        &mut self,
+        _: &mut Pending<Unreachable>,
+        gfn: Gfn,
+        mfn: Mfn,
+        order: Order,
+        access: u8,
+    ) {
+        self.must_set(gfn, mfn.0, order, P2M_RAM_RW, access);
+        for i in 0..order.pages() {
+            self.set_m2p(mfn.add(i), Some(gfn.add(i)));
+            // SAFETY: the lock is held.
+            unsafe { ffi::xrs_p2m_mark_dirty(self.d, gfn.add(i).0) };
+        }
+    }
+
+    fn promote(
+        &mut self,
+        _: &mut Pending<Unreachable>,
+        gfn: Gfn,
+        mfn: Mfn,
+        access: u8,
+    ) -> Result<(), Errno> {
+        self.set(gfn, mfn.0, Order::REGION, P2M_RAM_RW, access)
+    }
+
+    fn assign(&mut self, mfn: Mfn, order: Order) -> Result<(), Reason> {
+        // SAFETY: the block is one that the allocator gave.
+        match unsafe { ffi::xrs_heap_assign(self.d, mfn.0, order.log2()) } {
+            0 => Ok(()),
+            _ => Err(Reason::Dying),
+        }
+    }
+
+    fn account_assigned(&mut self, pages: u64) {
+        if pages > 0 {
+            ffi::xrs_heap_account(self.d, pages);
+        }
+    }
+
+    fn copy(&mut self, from: Mfn, to: Mfn) {
+        // SAFETY: `from` is frozen and `to` not visible to anybody yet.
+        unsafe { ffi::xrs_page_copy(to.0, from.0) }
+    }
+
+    fn flush(&mut self, pending: Pending<Unreachable>) -> Flushed {
+        // NPT entries were flushed as they were written, EPT ones are now.
+        // SAFETY: the lock is held.
+        unsafe { ffi::xrs_p2m_flush_sync(self.d) };
+        ffi::xrs_p2m_invalidate_mapcache(self.d);
+        pending.flushed()
+    }
+
+    fn ledger(&mut self) -> &mut impl Ledger {
+        self
+    }
+}

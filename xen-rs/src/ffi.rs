@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The C functions of `helpers/*.c`, as `include/xen-rs.h` declares them.
+//!
+//! A `&Domain` is a domain that cannot be freed while the reference lives: the
+//! caller of the hypercall, an RCU-locked one, or one whose p2m lock is held.
+//! A function is safe here when that is all it needs.
+
+use core::cell::UnsafeCell;
+use core::ffi::{c_int, c_void};
+use core::sync::atomic::AtomicU64;
+
+use crate::hypercall::{DomctlCoalesce, MemoryExchange};
+
+/// `struct domain`: only C looks inside.
+#[repr(C)]
+pub struct Domain(UnsafeCell<[u8; 0]>);
+
+/// `struct page_info`, of which only the two reference counts are ours to
+/// see. Its size and the offsets are checked by `contract.rs`.
+#[repr(C)]
+pub struct PageInfo {
+    list: UnsafeCell<u64>,
+    pub count_info: AtomicU64,
+    pub type_info: AtomicU64,
+    rest: UnsafeCell<u64>,
+}
+
+unsafe extern "C" {
+    pub safe fn xrs_domain_facts(d: &Domain) -> u64;
+    pub safe fn xrs_domain_id(d: &Domain) -> u16;
+    pub safe fn xrs_domain_dying(d: &Domain) -> bool;
+    pub safe fn xrs_domain_state(d: &Domain) -> *mut c_void;
+    /// `state` outlives the domain's last lookup.
+    pub fn xrs_domain_set_state(d: &Domain, state: *mut c_void);
+    pub safe fn xrs_domain_set_events(d: &Domain, on: bool);
+    pub safe fn xrs_domain_lock_from(domid: u32) -> *const Domain;
+    /// `d` came from `xrs_domain_lock_from` and is not used again.
+    pub fn xrs_domain_unlock(d: *const Domain);
+    pub safe fn xrs_domain_crash(d: &Domain);
+
+    /// `gfns` has room for `count`; not under the p2m lock.
+    pub fn xrs_guest_read_extents(
+        exch: *const MemoryExchange,
+        out: bool,
+        first: u64,
+        count: u64,
+        gfns: *mut u64,
+    ) -> c_int;
+    /// `from` has `bytes`; not under the p2m lock.
+    pub fn xrs_guest_write(
+        op: *const DomctlCoalesce,
+        offset: u64,
+        from: *const c_void,
+        bytes: u64,
+    ) -> c_int;
+
+    pub safe fn xrs_heap_alloc(d: &Domain, order: u32, memflags: u32) -> u64;
+    /// A block that `xrs_heap_alloc` gave and that nobody owns.
+    pub fn xrs_heap_free(mfn: u64, order: u32);
+    /// Frozen frames of one owner that nothing maps, no TLB either.
+    pub fn xrs_heap_free_frozen(mfn: u64, order: u32);
+    /// A block that `xrs_heap_alloc` gave and that nobody owns.
+    pub fn xrs_heap_assign(d: &Domain, mfn: u64, order: u32) -> c_int;
+    pub safe fn xrs_heap_account(d: &Domain, pages: u64);
+    pub safe fn xrs_heap_available() -> u64;
+    /// `mfn` is a valid frame.
+    pub fn xrs_heap_node_flags(mfn: u64) -> u32;
+    pub safe fn xrs_xzalloc(size: u64, align: u64) -> *mut c_void;
+    /// `p` came from `xrs_xzalloc`.
+    pub fn xrs_xfree(p: *mut c_void);
+
+    pub safe fn xrs_p2m_lock(d: &Domain);
+    // The rest of p2m.c: this CPU holds the p2m lock.
+    pub fn xrs_p2m_unlock(d: &Domain);
+    pub fn xrs_p2m_flush_sync(d: &Domain);
+    pub fn xrs_p2m_get(d: &Domain, gfn: u64, p2mt: *mut u8, access: *mut u8, order: *mut u8)
+    -> u64;
+    pub fn xrs_p2m_set(d: &Domain, gfn: u64, mfn: u64, order: u32, p2mt: u8, access: u8) -> c_int;
+    pub fn xrs_p2m_recalc(d: &Domain, gfn: u64) -> c_int;
+    pub fn xrs_p2m_log_dirty_range(d: &Domain, first: u64, last: u64) -> bool;
+    pub fn xrs_p2m_default_access(d: &Domain) -> u8;
+    pub fn xrs_p2m_root(d: &Domain) -> u64;
+    pub fn xrs_p2m_mark_dirty(d: &Domain, gfn: u64);
+    pub safe fn xrs_p2m_max_gfn(d: &Domain) -> u64;
+    pub safe fn xrs_p2m_is_ept() -> bool;
+    pub safe fn xrs_p2m_invalidate_mapcache(d: &Domain);
+
+    pub safe fn xrs_page(mfn: u64) -> *const PageInfo;
+    pub safe fn xrs_page_owner(page: &PageInfo) -> *const Domain;
+    /// The caller has a reference and gives it up.
+    pub fn xrs_page_put(page: &PageInfo);
+    /// The caller has a reference, besides the one of PGC_allocated.
+    pub fn xrs_page_put_alloc_ref(page: &PageInfo);
+    /// `mfn` is a valid frame.
+    pub fn xrs_page_m2p(mfn: u64) -> u64;
+    /// `mfn` is a valid frame, and the p2m lock of its owner is held.
+    pub fn xrs_page_set_m2p(mfn: u64, gfn: u64);
+    /// Both are valid frames; nobody else writes to `to`.
+    pub fn xrs_page_copy(to: u64, from: u64);
+    /// `mfn` is a valid frame.
+    pub fn xrs_page_map(mfn: u64) -> *const c_void;
+    /// `va` came from `xrs_page_map`.
+    pub fn xrs_page_unmap(va: *const c_void);
+
+    pub safe fn xrs_sched_preempt() -> bool;
+    pub safe fn xrs_sched_softirq_pending() -> bool;
+    pub safe fn xrs_sched_us() -> u64;
+    pub safe fn xrs_sched_ticks() -> u64;
+    pub safe fn xrs_sched_set_pending(pending: bool);
+    pub safe fn xrs_sched_is_pending() -> bool;
+    pub safe fn xrs_sched_wake(ms: u64);
+    pub safe fn xrs_sched_mode() -> u32;
+
+    pub safe fn xrs_trace_on() -> bool;
+    /// `words` has `bytes`.
+    pub fn xrs_trace(event: u32, words: *const c_void, bytes: u32);
+    #[cfg(target_os = "none")]
+    pub safe fn xrs_bug() -> !;
+}

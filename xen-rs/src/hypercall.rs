@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The hypercalls: XENMEM_exchange of a translated domain, and
+//! XEN_DOMCTL_coalesce.
+
+use core::ffi::c_int;
+use core::mem::size_of_val;
+use core::sync::atomic::Ordering;
+
+use p2m::account::{Counter, ENTRIES};
+use p2m::addr::{Gfn, Order, Region};
+use p2m::exchange::{End, Request, Scratch, run};
+use p2m::ledger::Ledger;
+use p2m::machine::{Locked, Machine};
+use p2m::region::shape;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::domain::{State, XenDomain, now_ms, state};
+use crate::ffi::{self, Domain};
+use crate::memory::XBox;
+
+pub const MODE_DEFAULT: u32 = 0;
+/// Named for the contract; whatever is not another mode is off.
+#[cfg_attr(not(xen_abi), allow(dead_code))]
+pub const MODE_OFF: u32 = 1;
+pub const MODE_IN_PLACE: u32 = 2;
+pub const MODE_FULL: u32 = 3;
+
+pub const OP_SET_MODE: u32 = 0;
+pub const OP_GET_INFO: u32 = 1;
+pub const OP_GET_MAP: u32 = 2;
+
+pub const EFAULT: i32 = -14;
+pub const EINVAL: i32 = -22;
+pub const ENODEV: i32 = -19;
+pub const ENOMEM: i32 = -12;
+/// Xen's own: the hypercall is to be continued.
+pub const ERESTART: i32 = -85;
+
+/// `struct xen_memory_reservation` (public/memory.h).
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Reservation {
+    pub extent_start: u64,
+    pub nr_extents: u64,
+    pub extent_order: u32,
+    pub mem_flags: u32,
+    pub domid: u16,
+    pad: [u8; 6],
+}
+
+/// `struct xen_memory_exchange` (public/memory.h).
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MemoryExchange {
+    pub input: Reservation,
+    pub output: Reservation,
+    pub nr_exchanged: u64,
+}
+
+/// `struct xen_domctl_coalesce` (public/domctl.h).
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct DomctlCoalesce {
+    pub op: u32,
+    pub mode: u32,
+    pub first_gfn: u64,
+    pub nr: u32,
+    pub pad: u32,
+    pub buffer: u64,
+}
+
+/// Serve XENMEM_exchange for the translated domain `d`; `nr_exchanged` is
+/// advanced. 0, `-ERESTART`, or another `-errno`.
+pub fn exchange(d: &Domain, call: &mut MemoryExchange, memflags: u32) -> c_int {
+    let seen = *call;
+    let request = Request::new(
+        seen.input.extent_order,
+        seen.output.extent_order,
+        seen.input.nr_extents,
+        seen.nr_exchanged,
+    );
+    let mut request = match request {
+        Ok(request) => request,
+        Err(errno) => return negative(errno as u16),
+    };
+    let Some(mut scratch) = XBox::<Scratch>::zeroed() else {
+        return ENOMEM;
+    };
+    let mut machine = XenDomain {
+        d,
+        memflags,
+        call: Some(&seen),
+    };
+    let end = run(&mut machine, &mut request, &mut scratch);
+
+    call.nr_exchanged = request.done();
+    match end {
+        End::Done => 0,
+        End::Preempted => ERESTART,
+        End::Failed(errno) => negative(errno as u16),
+    }
+}
+
+fn negative(errno: u16) -> c_int {
+    0i32.wrapping_sub(i32::from(errno))
+}
+
+/// Serve XEN_DOMCTL_coalesce. 0 or `-errno`.
+pub fn domctl(d: &Domain, op: &mut DomctlCoalesce) -> c_int {
+    let Some(state) = state(d) else {
+        return ENODEV;
+    };
+    if op.pad != 0 {
+        return EINVAL;
+    }
+    let result = match op.op {
+        OP_SET_MODE => set_mode(d, state, op),
+        OP_GET_INFO => get_info(d, state, op),
+        OP_GET_MAP => get_map(d, op),
+        _ => Err(EINVAL),
+    };
+
+    result.err().unwrap_or(0)
+}
+
+fn set_mode(d: &Domain, state: &State, op: &DomctlCoalesce) -> Result<(), c_int> {
+    if op.mode > MODE_FULL {
+        return Err(EINVAL);
+    }
+    state.mode.store(op.mode, Ordering::Relaxed);
+    listen(d, state);
+    Ok(())
+}
+
+/// Hear of p2m changes, or do not, as the mode has it. What happened while
+/// nobody listened is found by surveying the domain anew.
+pub fn listen(d: &Domain, state: &State) {
+    let on = state.mode() != p2m::coalesce::Mode::Off;
+    let mut machine = XenDomain::new(d);
+    let mut locked = machine.lock();
+
+    ffi::xrs_domain_set_events(d, on);
+    if let (true, Some(book)) = (on, locked.book()) {
+        book.forget();
+        state.alert();
+    }
+}
+
+fn get_info(d: &Domain, state: &State, op: &mut DomctlCoalesce) -> Result<(), c_int> {
+    let mut values = [0u64; ENTRIES];
+    let queued = XenDomain::new(d).lock().ledger().queued();
+
+    for (i, value) in values.iter_mut().enumerate() {
+        *value = if i == Counter::Queued as usize {
+            queued
+        } else {
+            state.account.get(i)
+        };
+    }
+    let wanted = values.get(..op.nr as usize).unwrap_or(&values);
+    write(op, 0, wanted.as_bytes())?;
+    op.mode = state.mode.load(Ordering::Relaxed);
+    op.nr = ENTRIES as u32;
+    Ok(())
+}
+
+/// Most regions for one call: 8 GiB of guest.
+const MAP_MAX: u32 = 4096;
+
+fn get_map(d: &Domain, op: &mut DomctlCoalesce) -> Result<(), c_int> {
+    if op.nr == 0 || op.nr > MAP_MAX || !Order::REGION.aligns(op.first_gfn) {
+        return Err(EINVAL);
+    }
+    let mut machine = XenDomain::new(d);
+    let first = Gfn(op.first_gfn).region();
+    let mut shapes = [0u8; 64];
+    let mut done = 0;
+
+    while done < op.nr {
+        let take = op.nr.saturating_sub(done).min(size_of_val(&shapes) as u32);
+        let here = first.0.wrapping_add(done.into());
+
+        for (region, out) in (here..u64::MAX).zip(shapes.iter_mut().take(take as usize)) {
+            *out = machine.lock().view(Region(region), shape) as u8;
+        }
+        write(op, done.into(), shapes.get(..take as usize).unwrap_or(&[]))?;
+        done = done.wrapping_add(take);
+        if machine.preempt() {
+            break;
+        }
+    }
+    op.nr = done;
+    Ok(())
+}
+
+fn write(op: &DomctlCoalesce, offset: u64, bytes: &[u8]) -> Result<(), c_int> {
+    // SAFETY: the bytes are there; no lock is held.
+    match unsafe { ffi::xrs_guest_write(op, offset, bytes.as_ptr().cast(), bytes.len() as u64) } {
+        0 => Ok(()),
+        _ => Err(EFAULT),
+    }
+}
+
+/// A leaf was broken.
+pub fn split(d: &Domain, state: &State, gfn: Gfn, level: u32) {
+    use p2m::trace::{Event, Record};
+
+    state.account.add(Counter::Splits, 1);
+    let order = Order::new(level.wrapping_mul(arch::LEVEL_BITS)).unwrap_or(Order::PAGE);
+    crate::domain::trace(
+        d,
+        Event::Split,
+        Record::new(0, level as u8, gfn.align(order), None),
+    );
+}
+
+/// An entry of `order` was written; the p2m lock is held.
+///
+/// # Safety
+/// This CPU holds the p2m lock of the domain that `state` is of.
+pub unsafe fn event(state: &State, gfn: Gfn, order: u32, p2mt: u8) {
+    // SAFETY: as the caller says.
+    let book = unsafe { state.book() };
+
+    if order >= Order::REGION.log2() {
+        book.settled(gfn.region());
+    } else if p2mt == crate::domain::P2M_RAM_RW {
+        book.touch(gfn.region(), now_ms());
+        state.alert();
+    }
+}
