@@ -49,7 +49,7 @@ impl Place {
         let packed = self.out.join(flavour).join("xen.gz");
         ensure!(
             packed.is_file(),
-            "{} is not there: build it with `make -f build.mk`",
+            "{} is not there: build it with `make -f build.mk xen` (or `stock`)",
             packed.display()
         );
         unpacked(&packed, &packed.with_file_name("xen.elf"))
@@ -86,7 +86,7 @@ impl Place {
         };
         ensure!(
             path.is_file(),
-            "{} is not there: build the test guests with `make -f build.mk xtf`",
+            "{} is not there: build the test guests with `make -f build.mk guests`",
             path.display()
         );
         fs::canonicalize(&path).with_context(|| format!("cannot open {}", path.display()))
