@@ -16,7 +16,7 @@ use p2m::trace::{Event, Record, TRC_MEM_BASE};
 use zerocopy::IntoBytes;
 
 use crate::ffi::{self, Domain, PageInfo};
-use crate::hypercall::{self, MODE_DEFAULT, MODE_FULL, MODE_IN_PLACE};
+use crate::hypercall::{self, ENOMEM, MODE_DEFAULT, MODE_FULL, MODE_IN_PLACE};
 use crate::memory::{XBox, XSlice};
 
 pub const P2M_RAM_RW: u8 = 0;
@@ -323,7 +323,9 @@ impl P2mGuard<'_> {
         // SAFETY: the lock is held.
         match unsafe { ffi::xrs_p2m_set(self.d, gfn.0, mfn, order.log2(), p2mt, access) } {
             0 => Ok(()),
-            _ => Err(Errno::Nomem),
+            ENOMEM => Err(Errno::Nomem),
+            // A gfn that the table cannot hold.
+            _ => Err(Errno::Inval),
         }
     }
 
@@ -491,27 +493,25 @@ impl Locked for P2mGuard<'_> {
 
     fn freeze(&mut self, gfn: Gfn, mfn: Mfn) -> Result<(), Reason> {
         let page = page(mfn).ok_or(Reason::Special)?;
+        let count = PageCount::from_bits_retain(page.count_info.load(Ordering::Relaxed));
 
-        if !core::ptr::eq(ffi::xrs_page_owner(page), self.d) || self.m2p(mfn) != Some(gfn) {
+        if count.intersects(PageCount::XEN_HEAP | PageCount::EXTRA)
+            || !core::ptr::eq(ffi::xrs_page_owner(page), self.d)
+            || self.m2p(mfn) != Some(gfn)
+        {
             return Err(Reason::Special);
         }
         if page.type_info.load(Ordering::Acquire) & PGT_COUNT_MASK != 0 {
             return Err(Reason::Pinned);
         }
-        page.count_info
+        match page
+            .count_info
             .compare_exchange(SOLE, 0, Ordering::AcqRel, Ordering::Relaxed)
-            .map(|_| ())
-            .map_err(|count| {
-                let count = PageCount::from_bits_retain(count);
-
-                if count.intersects(PageCount::XEN_HEAP | PageCount::EXTRA) {
-                    Reason::Special
-                } else if !count.intersects(PageCount::COUNT) {
-                    Reason::Vanished
-                } else {
-                    Reason::Pinned
-                }
-            })
+        {
+            Ok(_) => Ok(()),
+            Err(0) => Err(Reason::Vanished),
+            Err(_) => Err(Reason::Pinned),
+        }
     }
 
     fn thaw(&mut self, mfn: Mfn) {

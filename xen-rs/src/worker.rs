@@ -49,7 +49,8 @@ impl RcuDomain {
     fn from(domid: u32) -> Option<Self> {
         let d = ffi::xrs_domain_lock_from(domid);
 
-        (!d.is_null()).then_some(RcuDomain(d))
+        // Made only if it is one: dropping it unlocks.
+        (!d.is_null()).then(|| RcuDomain(d))
     }
 
     fn get(&self) -> &Domain {
