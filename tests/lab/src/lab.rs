@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! One run from beginning to end: boot, watch, judge, and read the trace.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use regex::Regex;
 
 use crate::console::Line;
 use crate::emulator::{self, Boot};
@@ -83,8 +86,12 @@ impl Report {
     /// What is wrong, for a person: one line each, and the end of the console where that helps.
     pub fn complaint(&self) -> String {
         let mut text = String::new();
-        for fault in &self.verdict.faults {
-            text += &format!("  - {fault}\n");
+        // A panic repeats the assertion that led to it.
+        let mut told = HashSet::new();
+        for fault in self.verdict.faults.iter().map(ToString::to_string) {
+            if told.insert(fault.clone()) {
+                text += &format!("  - {fault}\n");
+            }
         }
         if self.verdict.wants_console() {
             if !self.emulator_words.is_empty() {
@@ -164,16 +171,29 @@ pub fn perform(
 
     drop(launch.files);
 
-    let last = outcome.lines.len().saturating_sub(LAST_LINES);
     Ok(Report {
         verdict,
         facts,
         wall: outcome.wall,
         console_log,
         trace,
-        last_lines: outcome.lines[last..].iter().map(Line::to_string).collect(),
+        last_lines: last_lines(&outcome.lines),
         emulator_words: tail(&emulator_log),
     })
+}
+
+static RAW_STACK: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"^ *[0-9a-f]{16}( [0-9a-f]{16})*$").expect("a constant"));
+
+/// The end of the console, without raw words of the stack: the call trace says it better, and they
+/// are in the log.
+fn last_lines(lines: &[Line]) -> Vec<String> {
+    let lines: Vec<String> = lines
+        .iter()
+        .filter(|line| !(line.from_xen() && RAW_STACK.is_match(&line.text)))
+        .map(Line::to_string)
+        .collect();
+    lines[lines.len().saturating_sub(LAST_LINES)..].to_vec()
 }
 
 /// The end of a file, if there is anything.

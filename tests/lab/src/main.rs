@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use comfy_table::{Table, presets};
+use comfy_table::{ContentArrangement, Table, presets};
 use regex::Regex;
 
 use lab::demo::{self, Live};
@@ -133,10 +133,17 @@ fn act(cli: Cli) -> Result<bool> {
 
 fn list(tables: &Tables) -> Result<()> {
     let mut out = io::stdout().lock();
-    let mut table = Table::new();
-    table
-        .load_preset(presets::ASCII_MARKDOWN)
-        .set_header(["machine", "CPUs", "memory", "proves"]);
+    let new_table = || {
+        let mut table = Table::new();
+        table.load_preset(presets::ASCII_MARKDOWN);
+        if io::stdout().is_terminal() {
+            table.set_content_arrangement(ContentArrangement::Dynamic);
+        }
+        table
+    };
+
+    let mut table = new_table();
+    table.set_header(["machine", "CPUs", "memory", "proves"]);
     for machine in &tables.machines {
         table.add_row([
             machine.name.clone(),
@@ -147,10 +154,8 @@ fn list(tables: &Tables) -> Result<()> {
     }
     writeln!(out, "{table}\n")?;
 
-    let mut table = Table::new();
-    table
-        .load_preset(presets::ASCII_MARKDOWN)
-        .set_header(["test", "machines", "flavours", "expects", "shows"]);
+    let mut table = new_table();
+    table.set_header(["test", "machines", "flavours", "expects", "shows"]);
     for scenario in &tables.scenarios {
         table.add_row([
             scenario.name.clone(),
