@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 use std::io::IsTerminal;
+use std::path::Path;
 use std::time::Duration;
 
 use console::Style;
@@ -13,27 +14,22 @@ use crate::lab::Report;
 use crate::picture::{self, Look};
 use crate::trace::events::{Kind, explain};
 use crate::trace::text::acts;
-use crate::verdict::{Facts, Report as Line2M};
+use crate::verdict::{Facts, Region, Report as GuestReport};
 
 /// Shows while the machine runs what the guest is doing.
 #[derive(Debug)]
 pub struct Live {
     bar: Option<ProgressBar>,
+    look: Look,
     phase: String,
-    coverage: Option<f64>,
-}
-
-impl Default for Live {
-    fn default() -> Live {
-        Live::new()
-    }
+    regions: Vec<Region>,
 }
 
 impl Live {
-    pub fn new() -> Live {
+    pub fn new(look: Look) -> Live {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new_spinner().with_style(
-                ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}")
+                ProgressStyle::with_template("{spinner} {elapsed:>4} {wide_msg}")
                     .unwrap_or_else(|_| ProgressStyle::default_spinner()),
             );
             bar.enable_steady_tick(Duration::from_millis(100));
@@ -42,8 +38,9 @@ impl Live {
         });
         Live {
             bar,
+            look,
             phase: String::new(),
-            coverage: None,
+            regions: vec![],
         }
     }
 
@@ -51,21 +48,24 @@ impl Live {
         if line.from_xen() || !line.text.starts_with('@') {
             return;
         }
-        match Line2M::parse(&line.text) {
-            Ok(Line2M::Phase(name)) => {
+        match GuestReport::parse(&line.text) {
+            Ok(GuestReport::Phase(name)) => {
                 self.phase = name;
                 if self.bar.is_none() {
                     println!("[{:6.1} s] {}", line.at.as_secs_f64(), self.phase);
                 }
             }
-            Ok(Line2M::Map(map)) => self.coverage = picture::coverage(&map.regions),
+            Ok(GuestReport::Map(map)) => self.regions = map.regions,
             _ => return,
         }
         if let Some(bar) = &self.bar {
-            let covered = self
-                .coverage
-                .map_or(String::new(), |p| format!(" ({p:.0} % in 2M pages)"));
-            bar.set_message(format!("{}{covered}", self.phase));
+            let covered = picture::coverage(&self.regions)
+                .map_or(String::new(), |percent| format!("{percent:3.0} %"));
+            bar.set_message(format!(
+                "{:<12} {covered} {}",
+                self.phase,
+                picture::paint(&self.regions, self.look)
+            ));
         }
     }
 
@@ -114,19 +114,25 @@ pub fn story(report: &Report, look: Look) -> String {
 
     let reasons: Vec<_> = facts.reasons.iter().filter(|(_, n)| **n != 0).collect();
     if reasons.is_empty() {
-        row("Left as it was", "nothing".to_owned());
+        row("Looked at and left", "nothing".to_owned());
     } else {
-        row("Left as it was, because", String::new());
-        for (name, n) in reasons {
+        for (i, (name, n)) in reasons.into_iter().enumerate() {
+            let title = if i == 0 { "Looked at and left" } else { "" };
             let words = explain(name);
-            let _ = writeln!(text, "  {n:>10} x {name}{}{words}", sep(words));
+            let times = if *n == 1 { "once" } else { "times" };
+            let n = if *n == 1 {
+                String::new()
+            } else {
+                format!("{n} ")
+            };
+            row(title, format!("{n}{times}: {name}{}{words}", sep(words)));
         }
     }
     text
 }
 
 fn sep(words: &str) -> &'static str {
-    if words.is_empty() { "" } else { ": " }
+    if words.is_empty() { "" } else { ", " }
 }
 
 fn count(facts: &Facts, name: &str) -> String {
@@ -226,7 +232,7 @@ pub fn pointers(report: &Report) -> String {
                 text,
                 "  {:<24} {} ({} records; read it with `lab trace` or xenalyze)",
                 "Trace",
-                path.display(),
+                near(path),
                 extract.trace.records.len()
             );
             if !extract.full.is_empty() || extract.trace.lost != 0 {
@@ -241,6 +247,13 @@ pub fn pointers(report: &Report) -> String {
             let _ = writeln!(text, "  {:<24} none", "Trace");
         }
     }
-    let _ = writeln!(text, "  {:<24} {}", "Console", report.console_log.display());
+    let _ = writeln!(text, "  {:<24} {}", "Console", near(&report.console_log));
     text
+}
+
+/// A path as seen from here, which is shorter.
+fn near(path: &Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    let path = path.strip_prefix(here).unwrap_or(path);
+    path.display().to_string()
 }

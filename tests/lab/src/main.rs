@@ -293,7 +293,8 @@ fn show(place: &Place, target: &Target) -> Result<bool> {
         request.machine.name,
         request.machine.proves
     );
-    let mut live = Live::new();
+    let look = Look::of_stdout();
+    let mut live = Live::new(look);
     let report = perform(place, &request, &mut |line| {
         if target.verbose {
             println!("{line}");
@@ -304,7 +305,7 @@ fn show(place: &Place, target: &Target) -> Result<bool> {
     live.finish();
     let report = report?;
 
-    print!("{}", demo::story(&report, Look::of_stdout()));
+    print!("{}", demo::story(&report, look));
     print!("{}", demo::pointers(&report));
     let seconds = report.wall.as_secs_f64();
     if report.verdict.passed() {

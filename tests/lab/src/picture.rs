@@ -3,6 +3,7 @@
 
 use std::env;
 use std::io::IsTerminal;
+use std::time::Duration;
 
 use console::{Style, Term};
 
@@ -69,12 +70,30 @@ pub fn changes(maps: &[Map]) -> Vec<&Map> {
     rows
 }
 
+/// More rows than this of one name are too many to look at.
+const MOST_OF_A_NAME: usize = 8;
+
+/// Of a long series of maps of one name only some, evenly spread, with the first and the last.
+fn thinned(rows: Vec<&Map>) -> Vec<&Map> {
+    rows.chunk_by(|a, b| a.name == b.name)
+        .flat_map(|series| {
+            let last = series.len() - 1;
+            let keep = series.len().min(MOST_OF_A_NAME);
+            (0..keep).map(move |n| series[if keep == 1 { 0 } else { n * last / (keep - 1) }])
+        })
+        .collect()
+}
+
 /// Draws the maps that differ, and what the characters mean.
 pub fn draw(maps: &[Map], look: Look) -> String {
     const LONGEST_NAME: usize = 20;
     const PERCENT: usize = 7;
+    const TIME: usize = 8;
 
-    let rows = changes(maps);
+    let all = changes(maps);
+    let start = all.first().map_or(Duration::ZERO, |map| map.at);
+    let steps = all.len();
+    let rows = thinned(all);
     let longest = rows.iter().map(|map| map.regions.len()).max().unwrap_or(0);
     if longest == 0 {
         return "The guest reported no picture of its memory.\n".to_owned();
@@ -86,7 +105,10 @@ pub fn draw(maps: &[Map], look: Look) -> String {
         .max()
         .unwrap_or(0)
         .min(LONGEST_NAME);
-    let room = look.width.saturating_sub(2 + names + 1 + PERCENT).max(8);
+    let room = look
+        .width
+        .saturating_sub(2 + names + TIME + 2 + PERCENT)
+        .max(8);
     // Lines of a round length are easier to compare; a short map fits on one anyway.
     let round = if room < 48 { 8 } else { 16 };
     let cells = if longest <= room {
@@ -96,16 +118,26 @@ pub fn draw(maps: &[Map], look: Look) -> String {
     };
 
     let mut text = String::new();
+    let mut last_name = "";
     for map in &rows {
-        let name: String = map.name.chars().take(names).collect();
+        let name: String = if map.name == last_name {
+            String::new()
+        } else {
+            map.name.chars().take(names).collect()
+        };
+        last_name = &map.name;
+        let time = map.at.saturating_sub(start).as_secs_f64();
+        let time = format!("{time:.2} s");
         let percent = coverage(&map.regions).map_or("-".to_owned(), |p| format!("{p:.0} %"));
         for (i, line) in map.regions.chunks(cells).enumerate() {
-            let name = if i == 0 { name.as_str() } else { "" };
-            let (name, gap) = (
-                look.style(Style::new().bold()).apply_to(name),
-                names - name.chars().count(),
-            );
-            text += &format!("  {name}{:gap$} {}", "", paint(line, look));
+            let (name, time) = if i == 0 {
+                (name.as_str(), time.as_str())
+            } else {
+                ("", "")
+            };
+            let gap = names - name.chars().count();
+            let name = look.style(Style::new().bold()).apply_to(name);
+            text += &format!("  {name}{:gap$}{time:>TIME$}  {}", "", paint(line, look),);
             if i == 0 {
                 let gap = cells.min(longest) - line.len();
                 text += &format!("{:gap$}{percent:>PERCENT$}", "");
@@ -137,18 +169,21 @@ pub fn draw(maps: &[Map], look: Look) -> String {
     }
     text += &format!("{line}\n");
     text += &format!(
-        "  Each character is 2M of the guest's memory; {}.\n",
+        "  Each character is 2M of memory; {}.\n  The percentage is the share of it in 2M pages.\n",
         if longest > cells {
             format!("a line is {}M", 2 * cells)
         } else {
             format!("together {}M", 2 * longest)
         }
     );
+    if rows.len() < steps {
+        text += &format!("  {} of {steps} steps are drawn.\n", rows.len());
+    }
     text
 }
 
 /// Paints runs of equal regions, not each for itself: less noise on the wire.
-fn paint(regions: &[Region], look: Look) -> String {
+pub fn paint(regions: &[Region], look: Look) -> String {
     regions
         .chunk_by(|a, b| a == b)
         .map(|run| {
@@ -166,19 +201,48 @@ mod tests {
         Map {
             name: name.to_owned(),
             regions: chars.chars().filter_map(Region::from_char).collect(),
+            at: Duration::ZERO,
         }
     }
 
     fn example() -> Vec<Map> {
         let whole = "W".repeat(90) + "....oo";
-        vec![
+        let mut maps = vec![
             map("start", &whole),
             map("start-again", &whole),
             map("shattered", &("bbbhWW".repeat(15) + "....oo")),
             map("a name that is too long", &("bWWWWW".repeat(15) + "....oo")),
             map("healed", &whole),
             map("end", &whole),
-        ]
+        ];
+        for (n, map) in maps.iter_mut().enumerate() {
+            map.at = Duration::from_millis(1500 + 260 * n as u64);
+        }
+        maps
+    }
+
+    #[test]
+    fn a_long_series_is_thinned_out() {
+        for length in 1..40 {
+            let maps: Vec<Map> = (0..length)
+                .map(|n| map("heal", &("W".repeat(n) + &"b".repeat(length - n))))
+                .collect();
+            let rows = thinned(changes(&maps));
+            assert_eq!(rows.len(), length.min(MOST_OF_A_NAME));
+            assert_eq!(rows[0], &maps[0]);
+            assert_eq!(*rows.last().unwrap(), &maps[length - 1]);
+            assert!(rows.is_sorted_by(|a, b| a.regions != b.regions));
+        }
+        let maps: Vec<Map> = (0..13)
+            .map(|n| map("heal", &("W".repeat(n) + &"b".repeat(12 - n))))
+            .collect();
+        insta::assert_snapshot!(draw(
+            &maps,
+            Look {
+                rich: false,
+                width: 80
+            }
+        ));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use regex::{Regex, RegexSet};
 use serde::Deserialize;
@@ -97,6 +98,8 @@ impl Region {
 pub struct Map {
     pub name: String,
     pub regions: Vec<Region>,
+    /// When it was seen, counted from the start of the emulator.
+    pub at: Duration,
 }
 
 /// A number that has to be the same after a test as before.
@@ -170,6 +173,7 @@ impl Report {
                 Ok(Report::Map(Map {
                     name: name.join(" "),
                     regions,
+                    at: Duration::ZERO,
                 }))
             }
             ("@map", _) => Err(ProtocolError::Form("@map NAME CHARS")),
@@ -324,7 +328,7 @@ impl Facts {
         if line.from_xen() {
             self.take_from_xen(&line.text);
         } else {
-            self.take_from_guest(&line.text);
+            self.take_from_guest(&line.text, line.at);
         }
     }
 
@@ -350,7 +354,7 @@ impl Facts {
         }
     }
 
-    fn take_from_guest(&mut self, text: &str) {
+    fn take_from_guest(&mut self, text: &str, at: Duration) {
         for matched in GUEST_PATTERNS.matches(text) {
             self.complaints.push(Complaint {
                 line: text.to_owned(),
@@ -368,7 +372,7 @@ impl Facts {
         } else if text.starts_with('@') {
             match Report::parse(text) {
                 Ok(Report::Phase(name)) => self.phases.push(name),
-                Ok(Report::Map(map)) => self.maps.push(map),
+                Ok(Report::Map(map)) => self.maps.push(Map { at, ..map }),
                 Ok(Report::Count(name, value)) => {
                     self.counts.insert(name, value);
                 }
