@@ -86,6 +86,7 @@ void xrs_abi(void)
     XEN_ABI(OP_set_mode, XEN_DOMCTL_COALESCE_set_mode);
     XEN_ABI(OP_get_info, XEN_DOMCTL_COALESCE_get_info);
     XEN_ABI(OP_get_map, XEN_DOMCTL_COALESCE_get_map);
+    XEN_ABI(OP_audit, XEN_DOMCTL_COALESCE_audit);
     XEN_ABI(COUNT_reasons, XEN_DOMCTL_COALESCE_COUNT_reasons);
 
     XEN_ABI(NPT_type, put_pte_flags(0x7fU << 12));

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* The host p2m of a translated domain. */
+#include <xen/errno.h>
 #include <xen/ioreq.h>
 #include <asm/p2m.h>
 #include <asm/paging.h>
@@ -90,6 +91,18 @@ void xrs_p2m_mark_dirty(struct domain *d, unsigned long gfn)
 void xrs_p2m_invalidate_mapcache(struct domain *d)
 {
     ioreq_request_mapcache_invalidate(d);
+}
+
+/* Orphaned pages, wrong M2P entries, wrong p2m entries. Takes the lock. */
+int xrs_p2m_audit(struct domain *d, uint64_t bad[3])
+{
+#if P2M_AUDIT
+    audit_p2m(d, &bad[0], &bad[1], &bad[2]);
+
+    return 0;
+#else
+    return -EOPNOTSUPP;
+#endif
 }
 
 /*

@@ -72,6 +72,7 @@ unsigned long xrs_p2m_root(const struct domain *d);
 bool xrs_p2m_is_ept(void);
 void xrs_p2m_mark_dirty(struct domain *d, unsigned long gfn);
 void xrs_p2m_invalidate_mapcache(struct domain *d);
+int xrs_p2m_audit(struct domain *d, uint64_t bad[3]);
 
 /* page.c */
 struct page_info *xrs_page(unsigned long mfn);

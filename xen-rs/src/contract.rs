@@ -25,7 +25,8 @@ mod checks {
     use crate::ffi::PageInfo;
     use crate::hypercall::{
         DomctlCoalesce, EFAULT, EINVAL, ENODEV, ENOMEM, ERESTART, MODE_DEFAULT, MODE_FULL,
-        MODE_IN_PLACE, MODE_OFF, MemoryExchange, OP_GET_INFO, OP_GET_MAP, OP_SET_MODE, Reservation,
+        MODE_IN_PLACE, MODE_OFF, MemoryExchange, OP_AUDIT, OP_GET_INFO, OP_GET_MAP, OP_SET_MODE,
+        Reservation,
     };
     use arch::{Ept, Npt};
     use memoffset::offset_of;
@@ -105,6 +106,7 @@ mod checks {
         OP_set_mode = OP_SET_MODE;
         OP_get_info = OP_GET_INFO;
         OP_get_map = OP_GET_MAP;
+        OP_audit = OP_AUDIT;
         COUNT_reasons = REASON_BASE;
         NPT_type = Npt::SW_TYPE.bits();
         EPT_recalc = Ept::RECALC.bits();

@@ -84,6 +84,8 @@ unsafe extern "C" {
     pub safe fn xrs_p2m_max_gfn(d: &Domain) -> u64;
     pub safe fn xrs_p2m_is_ept() -> bool;
     pub safe fn xrs_p2m_invalidate_mapcache(d: &Domain);
+    /// `bad` has room for three; the p2m lock is not held.
+    pub fn xrs_p2m_audit(d: &Domain, bad: *mut u64) -> c_int;
 
     pub safe fn xrs_page(mfn: u64) -> *const PageInfo;
     pub safe fn xrs_page_owner(page: &PageInfo) -> *const Domain;

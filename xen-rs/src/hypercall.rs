@@ -28,6 +28,7 @@ pub const MODE_FULL: u32 = 3;
 pub const OP_SET_MODE: u32 = 0;
 pub const OP_GET_INFO: u32 = 1;
 pub const OP_GET_MAP: u32 = 2;
+pub const OP_AUDIT: u32 = 3;
 
 pub const EFAULT: i32 = -14;
 pub const EINVAL: i32 = -22;
@@ -117,6 +118,7 @@ pub fn domctl(d: &Domain, op: &mut DomctlCoalesce) -> c_int {
         OP_SET_MODE => set_mode(d, state, op),
         OP_GET_INFO => get_info(d, state, op),
         OP_GET_MAP => get_map(d, op),
+        OP_AUDIT => audit(d, op),
         _ => Err(EINVAL),
     };
 
@@ -161,6 +163,21 @@ fn get_info(d: &Domain, state: &State, op: &mut DomctlCoalesce) -> Result<(), c_
     write(op, 0, wanted.as_bytes())?;
     op.mode = state.mode.load(Ordering::Relaxed);
     op.nr = ENTRIES as u32;
+    Ok(())
+}
+
+/// Xen's own check of the p2m against the M2P and the domain's page list.
+fn audit(d: &Domain, op: &mut DomctlCoalesce) -> Result<(), c_int> {
+    let mut bad = [0u64; 3];
+    // SAFETY: room for three; no lock is held.
+    let rc = unsafe { ffi::xrs_p2m_audit(d, bad.as_mut_ptr()) };
+
+    if rc != 0 {
+        return Err(rc);
+    }
+    let wanted = bad.get(..op.nr as usize).unwrap_or(&bad);
+    write(op, 0, wanted.as_bytes())?;
+    op.nr = bad.len() as u32;
     Ok(())
 }
 
