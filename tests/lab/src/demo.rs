@@ -139,7 +139,19 @@ fn count(facts: &Facts, name: &str) -> String {
     facts
         .counts
         .get(name)
-        .map_or("not reported".to_owned(), u64::to_string)
+        .map_or("not reported".to_owned(), |n| grouped(*n))
+}
+
+/// A number with its thousands set apart.
+fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let groups: Vec<&str> = digits
+        .as_bytes()
+        .rchunks(3)
+        .rev()
+        .map(|group| std::str::from_utf8(group).unwrap_or_default())
+        .collect();
+    groups.join(",")
 }
 
 fn two(facts: &Facts, one: &str, one_does: &str, other: &str, other_does: &str) -> String {
@@ -215,11 +227,12 @@ fn longest_hold(report: &Report) -> String {
     match (longest, median) {
         (None, _) => "not reported".to_owned(),
         (Some(longest), Some(median)) if median != 0 => format!(
-            "{longest} TSC ticks, {:.1} times the median of {} acts in the trace ({median})",
+            "{} TSC ticks, {:.1} x the median of {} acts",
+            grouped(longest),
             longest as f64 / f64::from(median),
             holds.len()
         ),
-        (Some(longest), _) => format!("{longest} TSC ticks"),
+        (Some(longest), _) => format!("{} TSC ticks", grouped(longest)),
     }
 }
 
@@ -230,10 +243,11 @@ pub fn pointers(report: &Report) -> String {
         Some((path, extract)) => {
             let _ = writeln!(
                 text,
-                "  {:<24} {} ({} records; read it with `lab trace` or xenalyze)",
+                "  {:<24} {} records for `lab trace` or xenalyze:\n  {:<24} {}",
                 "Trace",
+                grouped(extract.trace.records.len() as u64),
+                "",
                 near(path),
-                extract.trace.records.len()
             );
             if !extract.full.is_empty() || extract.trace.lost != 0 {
                 let _ = writeln!(
@@ -256,4 +270,15 @@ fn near(path: &Path) -> String {
     let here = std::env::current_dir().unwrap_or_default();
     let path = path.strip_prefix(here).unwrap_or(path);
     path.display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands() {
+        let numbers = [0, 12, 123, 1234, 123_456, 1_234_567].map(grouped);
+        assert_eq!(numbers, ["0", "12", "123", "1,234", "123,456", "1,234,567"]);
+    }
 }
