@@ -252,7 +252,7 @@ fn unfit(facts: Facts) -> Option<Errno> {
 
     if facts.contains(Facts::DYING) {
         Some(Errno::Inval)
-    } else if facts.intersects(excluded) {
+    } else if facts.intersects(excluded) || !facts.contains(Facts::HAP) {
         Some(Errno::Opnotsupp)
     } else {
         None

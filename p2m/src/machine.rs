@@ -39,6 +39,8 @@ bitflags! {
         const SHARING = 1 << 7;
         /// Log-dirty tracking of the whole domain is on.
         const LOG_DIRTY = 1 << 8;
+        /// HAP: nothing shadows its page tables.
+        const HAP = 1 << 9;
     }
 }
 

@@ -14,7 +14,8 @@ uint64_t xrs_domain_facts(const struct domain *d)
 {
     const struct p2m_domain *p2m = p2m_get_hostp2m(d);
 
-    return (hap_enabled(d) && hap_has_2mb ? XRS_FACT_HAP_2MB : 0) |
+    return (hap_enabled(d) ? XRS_FACT_HAP : 0) |
+           (hap_enabled(d) && hap_has_2mb ? XRS_FACT_HAP_2MB : 0) |
            (d->creation_finished ? XRS_FACT_CREATED : 0) |
            (xrs_domain_dying(d) ? XRS_FACT_DYING : 0) |
            (is_iommu_enabled(d) ? XRS_FACT_IOMMU : 0) |

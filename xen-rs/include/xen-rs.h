@@ -24,6 +24,7 @@ struct page_info;
 #define XRS_FACT_POD        (1UL << 6)
 #define XRS_FACT_SHARING    (1UL << 7)
 #define XRS_FACT_LOG_DIRTY  (1UL << 8)
+#define XRS_FACT_HAP        (1UL << 9)
 
 /* domain.c */
 uint64_t xrs_domain_facts(const struct domain *d);
