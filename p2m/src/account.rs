@@ -103,6 +103,8 @@ pub const REASON_BASE: usize = 16;
 pub enum Outcome {
     /// One leaf replaced 512 entries that lay in order.
     Promoted,
+    /// The pages that were astray were fetched.
+    Completed,
     /// All pages were copied to a fresh block.
     Migrated,
     /// Left as it is.
@@ -163,6 +165,7 @@ impl Account {
         self.add(Counter::LookedAt, 1);
         match outcome {
             Outcome::Promoted => self.add(Counter::Promoted, 1),
+            Outcome::Completed => self.add(Counter::Completed, 1),
             Outcome::Migrated => self.add(Counter::Migrated, 1),
             Outcome::Refused(reason) => self.bump(REASON_BASE.wrapping_add(reason as usize), 1),
         }

@@ -26,6 +26,7 @@ use crate::account::{Counter, Reason};
 use crate::addr::{Gfn, Mfn, Order, REGION_PAGES};
 use crate::frames::{Frozen, List, Loss, Pair, Pending, Retired};
 use crate::machine::{Block, Errno, Facts, Kind, Locked, Machine, Purpose};
+use crate::placement::wanted;
 use crate::trace::{Event, Record};
 use zerocopy::{FromZeros, Immutable, IntoBytes, KnownLayout};
 
@@ -178,7 +179,12 @@ fn batch<M: Caller>(
 
     let mut stocked = 0;
     for pair in outputs.as_mut_slice() {
-        match machine.alloc(request.out_order, Purpose::Expose) {
+        let placed = if request.out_order == Order::PAGE {
+            place(machine, pair.gfn())
+        } else {
+            None
+        };
+        match placed.or_else(|| machine.alloc(request.out_order, Purpose::Expose)) {
             Some(block) => pair.stock(block),
             None => {
                 give_back(machine, outputs, 0, stocked, request.out_order);
@@ -225,6 +231,16 @@ fn batch<M: Caller>(
             Err(errno)
         }
     }
+}
+
+/// The frame that makes the region around `gfn`, a hole, whole again, if its
+/// neighbours tell which that is and it is free. Serves populate_physmap, too.
+pub fn place<M: Machine>(machine: &mut M, gfn: Gfn) -> Option<Block> {
+    let frame = machine
+        .lock()
+        .view(gfn.region(), |view| wanted(gfn, view))?;
+
+    machine.alloc_at(frame, Purpose::Expose)
 }
 
 /// Give blocks `from..to` of `list` back to the heap.

@@ -102,6 +102,24 @@ impl List {
         self.items.get_mut(..self.len as usize).unwrap_or(&mut [])
     }
 
+    /// Forget the pairs for which `keep` is false.
+    pub fn retain(&mut self, mut keep: impl FnMut(&Pair) -> bool) {
+        let mut kept = 0;
+
+        for i in 0..self.len {
+            let Some(pair) = self.items.get(i as usize).copied() else {
+                break;
+            };
+            if keep(&pair) {
+                if let Some(slot) = self.items.get_mut(kept as usize) {
+                    *slot = pair;
+                }
+                kept = u64::wrapping_add(kept, 1);
+            }
+        }
+        self.len = kept;
+    }
+
     /// Forget all but the first `len` pairs.
     pub fn truncate(&mut self, len: u64) {
         self.len = self.len.min(len);

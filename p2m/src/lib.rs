@@ -22,6 +22,8 @@
 //!            → flush → copy → assign → install (one leaf) → retire → unlock → free
 //!  exchange: freeze inputs → reserve outputs → assign → zap inputs, install
 //!            outputs → flush → retire → unlock → free
+//!  complete: freeze the pages astray → hide → flush → copy them → assign
+//!            → show (one leaf) → retire → unlock → free
 //!  promote:  512 entries already say what one leaf says → one write → flush
 //! ```
 //!
@@ -44,5 +46,6 @@ pub mod exchange;
 pub mod frames;
 pub mod ledger;
 pub mod machine;
+pub mod placement;
 pub mod region;
 pub mod trace;

@@ -126,6 +126,12 @@ pub trait Machine {
     /// A block of exactly `order`, owned by nobody. May flush TLBs.
     fn alloc(&mut self, order: Order, purpose: Purpose) -> Option<Block>;
 
+    /// Exactly the frame `mfn`, owned by nobody, if it is free. May flush TLBs.
+    /// A machine whose allocator cannot do that never has it.
+    fn alloc_at(&mut self, _mfn: Mfn, _purpose: Purpose) -> Option<Block> {
+        None
+    }
+
     /// Give `block`, which no domain ever owned, back to the heap.
     fn free(&mut self, block: Block);
 

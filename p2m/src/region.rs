@@ -33,8 +33,8 @@ pub enum State {
     },
     /// 512 entries of plain RAM with equal attributes, not in order.
     Astray {
-        /// A machine block that holds more of the region's pages in their
-        /// right place than any other, if any holds more than half.
+        /// The machine block that holds more than half of the region's pages in
+        /// their right place; if there is none, a block that holds some.
         home: Mfn,
         /// Pages that are not in their right place in `home`.
         astray: u64,

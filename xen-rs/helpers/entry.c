@@ -62,6 +62,11 @@ void coalesce_split(struct domain *d, unsigned long gfn, unsigned int level)
         rs_split(d, d->arch.coalesce, gfn, level);
 }
 
+mfn_t coalesce_place(struct domain *d, gfn_t gfn)
+{
+    return _mfn(rs_place(d, gfn_x(gfn)));
+}
+
 int coalesce_exchange(struct domain *d, struct xen_memory_exchange *exch,
                       unsigned int memflags)
 {

@@ -15,6 +15,16 @@ unsigned long xrs_heap_alloc(struct domain *d, unsigned int order,
     return mfn_x(pg ? page_to_mfn(pg) : INVALID_MFN);
 }
 
+/* The same for one frame of the caller's choice. */
+unsigned long xrs_heap_alloc_at(struct domain *d, unsigned long mfn,
+                                unsigned int memflags)
+{
+    struct page_info *pg = alloc_domheap_page_at(d, _mfn(mfn),
+                                                 memflags | MEMF_no_owner);
+
+    return mfn_x(pg ? page_to_mfn(pg) : INVALID_MFN);
+}
+
 void xrs_heap_free(unsigned long mfn, unsigned int order)
 {
     free_domheap_pages(mfn_to_page(_mfn(mfn)), order);

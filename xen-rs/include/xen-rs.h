@@ -47,6 +47,8 @@ int xrs_guest_write(const struct xen_domctl_coalesce *op, unsigned long offset,
 /* heap.c */
 unsigned long xrs_heap_alloc(struct domain *d, unsigned int order,
                              unsigned int memflags);
+unsigned long xrs_heap_alloc_at(struct domain *d, unsigned long mfn,
+                                unsigned int memflags);
 void xrs_heap_free(unsigned long mfn, unsigned int order);
 void xrs_heap_free_frozen(unsigned long mfn, unsigned int order);
 int xrs_heap_assign(struct domain *d, unsigned long mfn, unsigned int order);
@@ -109,6 +111,7 @@ void rs_event(void *state, unsigned long gfn, unsigned int order,
               unsigned int p2mt);
 void rs_split(struct domain *d, void *state, unsigned long gfn,
               unsigned int level);
+unsigned long rs_place(struct domain *d, unsigned long gfn);
 int rs_exchange(struct domain *d, struct xen_memory_exchange *exch,
                 unsigned int memflags);
 int rs_domctl(struct domain *d, struct xen_domctl_coalesce *op);

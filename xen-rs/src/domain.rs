@@ -158,6 +158,25 @@ impl<'d> XenDomain<'d> {
     }
 }
 
+impl XenDomain<'_> {
+    /// The allocator's flags for a block of `order`; `None` where the heap is
+    /// too low for that purpose.
+    fn flags(&self, order: Order, purpose: Purpose) -> Option<u32> {
+        match purpose {
+            Purpose::Expose => Some(self.memflags),
+            Purpose::Overwrite(near) => {
+                let wanted = order.pages().wrapping_add(WATERMARK);
+                if ffi::xrs_heap_available() < wanted || page(near).is_none() {
+                    return None;
+                }
+                // SAFETY: `near` is a valid frame, as was just seen.
+                let node = unsafe { ffi::xrs_heap_node_flags(near.0) };
+                Some(MEMF_NO_DMA | MEMF_NO_SCRUB | node)
+            }
+        }
+    }
+}
+
 impl Machine for XenDomain<'_> {
     type Loss = Unreachable;
     type Locked<'a>
@@ -171,20 +190,17 @@ impl Machine for XenDomain<'_> {
     }
 
     fn alloc(&mut self, order: Order, purpose: Purpose) -> Option<Block> {
-        let flags = match purpose {
-            Purpose::Expose => self.memflags,
-            Purpose::Overwrite(near) => {
-                let wanted = order.pages().wrapping_add(WATERMARK);
-                if ffi::xrs_heap_available() < wanted || page(near).is_none() {
-                    return None;
-                }
-                // SAFETY: `near` is a valid frame, as was just seen.
-                MEMF_NO_DMA | MEMF_NO_SCRUB | unsafe { ffi::xrs_heap_node_flags(near.0) }
-            }
-        };
+        let flags = self.flags(order, purpose)?;
         let mfn = ffi::xrs_heap_alloc(self.d, order.log2(), flags);
 
         (mfn != INVALID_MFN).then(|| Block::from_allocator(Mfn(mfn), order))
+    }
+
+    fn alloc_at(&mut self, mfn: Mfn, purpose: Purpose) -> Option<Block> {
+        let flags = self.flags(Order::PAGE, purpose)?;
+        let mfn = ffi::xrs_heap_alloc_at(self.d, mfn.0, flags & !MEMF_NO_DMA);
+
+        (mfn != INVALID_MFN).then(|| Block::from_allocator(Mfn(mfn), Order::PAGE))
     }
 
     fn free(&mut self, block: Block) {

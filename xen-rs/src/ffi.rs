@@ -55,6 +55,7 @@ unsafe extern "C" {
     ) -> c_int;
 
     pub safe fn xrs_heap_alloc(d: &Domain, order: u32, memflags: u32) -> u64;
+    pub safe fn xrs_heap_alloc_at(d: &Domain, mfn: u64, memflags: u32) -> u64;
     /// A block that `xrs_heap_alloc` gave and that nobody owns.
     pub fn xrs_heap_free(mfn: u64, order: u32);
     /// Frozen frames of one owner that nothing maps, no TLB either.

@@ -102,6 +102,15 @@ pub fn exchange(d: &Domain, call: &mut MemoryExchange, memflags: u32) -> c_int {
     }
 }
 
+/// The frame that would make the region around the hole `gfn` whole, or
+/// INVALID_MFN.
+pub fn place(d: &Domain, gfn: Gfn) -> u64 {
+    XenDomain::new(d)
+        .lock()
+        .view(gfn.region(), |view| p2m::placement::wanted(gfn, view))
+        .map_or(u64::MAX, |mfn| mfn.0)
+}
+
 fn negative(errno: u16) -> c_int {
     0i32.wrapping_sub(i32::from(errno))
 }

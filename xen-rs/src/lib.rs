@@ -58,6 +58,12 @@ extern "C" fn rs_split(d: &Domain, state: &State, gfn: u64, level: u32) {
     hypercall::split(d, state, Gfn(gfn), level);
 }
 
+/// Hypercall context, no lock held, `d` referenced.
+#[unsafe(no_mangle)]
+extern "C" fn rs_place(d: &Domain, gfn: u64) -> u64 {
+    hypercall::place(d, Gfn(gfn))
+}
+
 /// Hypercall context, no lock held, sizes checked, `d` referenced.
 #[unsafe(no_mangle)]
 extern "C" fn rs_exchange(d: &Domain, call: &mut MemoryExchange, memflags: u32) -> c_int {

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Which machine frame should stand behind a guest frame: prevention, which is
+//! cheaper than any cure.
+//!
+//! When a ballooned page comes back, the frame that it had is often still free.
+//! If exactly that frame is taken, the region's frames lie in order again and
+//! one write makes it whole, with no copy. FreeBSD's reservations
+//! (`sys/vm/vm_reserv.c`) keep such frames from being used by others; we only
+//! look whether they were.
+
+use crate::addr::{Gfn, Mfn, Order, REGION_PAGES};
+use crate::machine::View;
+use arch::{SW_TYPE_RAM_RW, Slot};
+
+/// How far to look to each side, in pages. A hole is judged by its nearest
+/// neighbours and not by its whole region, so that the look costs the same
+/// little for each page that is populated.
+const REACH: u64 = 4;
+
+/// The frame that `gfn`, a hole in a region of 4 KiB entries, should get: the
+/// one that its neighbours leave a gap for. `None` if they do not agree, or if
+/// there are none.
+pub fn wanted(gfn: Gfn, view: View<'_>) -> Option<Mfn> {
+    let View::Table(format, table) = view else {
+        return None;
+    };
+    let ram = |slot: u64| match format.decode(table.entry(slot), 1) {
+        Slot::Leaf(leaf) if leaf.sw_type == SW_TYPE_RAM_RW => Some(Mfn(leaf.frame)),
+        _ => None,
+    };
+    let here = gfn.slot();
+    let first = here.saturating_sub(REACH);
+    let last = here.saturating_add(REACH).min(REGION_PAGES.wrapping_sub(1));
+    // What one has to be behind slot 0 for the frame to be in its place.
+    let mut base = None;
+    let (mut agree, mut differ) = (0u32, 0u32);
+
+    for slot in (first..=last).filter(|&slot| slot != here) {
+        if let Some(mfn) = ram(slot) {
+            let own = (mfn.slot() == slot).then(|| mfn.align(Order::REGION));
+            match (base, own) {
+                (None, Some(_)) => {
+                    base = own;
+                    agree = 1;
+                }
+                (Some(_), _) if own == base => agree = agree.wrapping_add(1),
+                _ => differ = differ.wrapping_add(1),
+            }
+        }
+    }
+    base.filter(|_| agree > differ).map(|b| b.add(here))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arch::{ENTRIES, Format, Table};
+    use core::sync::atomic::{AtomicU64, Ordering};
+
+    const RAM: u64 = 0x67;
+
+    fn table(frame: impl Fn(u64) -> Option<u64>) -> Table {
+        let t = Table([const { AtomicU64::new(0) }; ENTRIES]);
+        for (i, e) in (0u64..).zip(&t.0) {
+            if let Some(f) = frame(i) {
+                e.store(f << 12 | RAM, Ordering::Relaxed);
+            }
+        }
+        t
+    }
+
+    fn want(slot: u64, t: &Table) -> Option<Mfn> {
+        wanted(Gfn(0x1000 + slot), View::Table(Format::Npt, t))
+    }
+
+    #[test]
+    fn the_gap_is_filled_at_every_slot() {
+        for hole in 0..512 {
+            let t = table(|i| (i != hole).then_some(0x8000 + i));
+            assert_eq!(want(hole, &t), Some(Mfn(0x8000 + hole)));
+        }
+    }
+
+    #[test]
+    fn neighbours_out_of_place_want_nothing() {
+        let t = table(|i| (i != 9).then_some(0x8001 + i));
+        assert_eq!(want(9, &t), None);
+    }
+
+    #[test]
+    fn an_empty_region_wants_nothing() {
+        assert_eq!(want(9, &table(|_| None)), None);
+        assert_eq!(wanted(Gfn(0), View::Nothing), None);
+    }
+
+    #[test]
+    fn one_stranger_among_neighbours_is_outvoted() {
+        let t = table(|i| match i {
+            9 => None,
+            8 => Some(0x123),
+            _ => Some(0x8000 + i),
+        });
+        assert_eq!(want(9, &t), Some(Mfn(0x8009)));
+    }
+}
