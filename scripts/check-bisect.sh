@@ -39,8 +39,10 @@ compile()
 
 mkdir -p "$out/logs"
 touched=$(cd "$top/patches" && xargs cat <series | sed -n 's,^+++ b/xen/\(\(arch\|common\|drivers\|xsm\|lib\)/.*\)\.c$,\1.o,p' | sort -u)
+# Flask is off by default, but the series has to name new operations to it.
+printf '%s\n' CONFIG_XSM=y CONFIG_XSM_FLASK=y >"$obj/.config"
 # All generated headers come from one full build.
-make -C "$tree/xen" O="$obj" defconfig >"$out/logs/bisect.log" 2>&1
+make -C "$tree/xen" O="$obj" olddefconfig >"$out/logs/bisect.log" 2>&1
 make -C "$tree/xen" O="$obj" -j"${JOBS:-$(nproc)}" >>"$out/logs/bisect.log" 2>&1 || fail "plain Xen does not build, see $out/logs/bisect.log"
 while read -r name; do
     patch -d "$tree" -p1 -N -s -F0 --no-backup-if-mismatch <"$top/patches/$name" || fail "patches/$name does not apply"

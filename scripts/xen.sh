@@ -28,9 +28,9 @@ debug) config="$config CONFIG_DEBUG=y" ;;
 stock-release) src=$out/build/plain config= ;;
 stock-debug) src=$out/build/plain config=CONFIG_DEBUG=y ;;
 # The configuration file is part of the image, and names options that the other
-# does not know.
-off) src=$out/build/off-tree config="CONFIG_COALESCE=n CONFIG_HYPFS_CONFIG=n" ;;
-off-stock) src=$out/build/plain config=CONFIG_HYPFS_CONFIG=n ;;
+# does not know; debug information is not, but a hash of it is.
+off) src=$out/build/off-tree config="CONFIG_COALESCE=n CONFIG_HYPFS_CONFIG=n CONFIG_DEBUG_INFO=n" ;;
+off-stock) src=$out/build/plain config="CONFIG_HYPFS_CONFIG=n CONFIG_DEBUG_INFO=n" ;;
 *) fail "no flavour $flavour" ;;
 esac
 
