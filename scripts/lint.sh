@@ -19,9 +19,9 @@ command -v shellcheck >/dev/null || fail "no shellcheck here: 'make -f build.mk 
 echo "  LINT    rustfmt"
 cargo fmt --all --check || fail "not formatted: run 'make -f build.mk fmt'"
 echo "  LINT    clippy"
-cargo clippy -q --locked --workspace --all-targets || fail "clippy has findings, see above"
+cargo clippy -q --locked --workspace --all-targets -- -D warnings || fail "clippy has findings, see above"
 XEN_RS_ABI=$abi cargo clippy -q --locked -p xen-rs --lib --target-dir target/xen-abi \
-    --config 'build.rustflags=["--cfg", "xen_abi"]' || fail "clippy has findings in what is linked into Xen"
+    --config 'build.rustflags=["--cfg", "xen_abi"]' -- -D warnings || fail "clippy has findings in what is linked into Xen"
 echo "  LINT    scripts"
 shellcheck -x scripts/*.sh xen-rs/kbuild/*.sh .ci/run || fail "shellcheck has findings"
 for script in scripts/*.py xen-rs/kbuild/*.py; do
