@@ -12,8 +12,9 @@
 //!    given (the one thing that stays done if the chunk fails), and frozen. A
 //!    gfn or frame named twice cannot be frozen twice;
 //! 2. each output is claimed: a hole gets a mark, which also makes the page
-//!    tables that the installation needs; one of the inputs loses its M2P
-//!    entry. An output named twice, or over anything else, is found here;
+//!    tables that the installation needs (no mark where the table is there and
+//!    the gfns ascend, so that none can be named twice); one of the inputs loses
+//!    its M2P entry. An output named twice, or over anything else, is found here;
 //! 3. the new frames are assigned: the first step that cannot be undone, and
 //!    the last that can fail, which it does for a dying domain only;
 //! 4. inputs are removed, outputs installed, in the largest entries possible;
@@ -23,7 +24,7 @@
 //! own chunk or of an earlier one, never of a later one.
 
 use crate::account::{Counter, Reason};
-use crate::addr::{Gfn, Mfn, Order, REGION_PAGES};
+use crate::addr::{Gfn, Mfn, Order, REGION_PAGES, Region};
 use crate::frames::{Frozen, List, Loss, Pair, Pending, Retired};
 use crate::machine::{Block, Errno, Facts, Kind, Locked, Machine, Purpose};
 use crate::placement::wanted;
@@ -56,6 +57,9 @@ pub struct Request {
     nr: u64,
     /// Input extents exchanged.
     done: u64,
+    /// The caller may have superpages though it asks for less (`memop-max-order`,
+    /// XSA-158).
+    large: bool,
 }
 
 /// How a call went.
@@ -70,12 +74,19 @@ pub enum End {
 }
 
 impl Request {
-    /// Orders as log2 of pages, `nr` input extents, of which `done` are done.
+    /// Orders as log2 of pages, `nr` input extents, of which `done` are done;
+    /// the largest order that the caller may allocate.
     ///
     /// # Errors
     /// `Opnotsupp` where a chunk has more pages than a region, `Inval` where
     /// the numbers do not fit together.
-    pub fn new(in_order: u32, out_order: u32, nr: u64, done: u64) -> Result<Self, Errno> {
+    pub fn new(
+        in_order: u32,
+        out_order: u32,
+        nr: u64,
+        done: u64,
+        max_order: u32,
+    ) -> Result<Self, Errno> {
         let order = |log2| {
             Order::new(log2)
                 .filter(|&o| o <= Order::REGION)
@@ -86,6 +97,7 @@ impl Request {
             out_order: order(out_order)?,
             nr,
             done,
+            large: max_order >= Order::REGION.log2(),
         };
 
         if done > nr || !request.chunk_in().aligns(done) || !request.chunk_in().aligns(nr) {
@@ -112,6 +124,63 @@ impl Request {
     fn chunk_out(&self) -> Order {
         self.chunk_order().minus(self.out_order)
     }
+}
+
+impl Request {
+    /// A batch whose inputs or outputs make up one region, in order, is one of
+    /// larger extents: its leaf goes, or comes, with one write. Not where
+    /// the outputs are among the inputs, for which it matters which comes first.
+    fn gather(&self, inputs: &mut List, outputs: &mut List) -> Request {
+        let mut request = *self;
+        let into = |list: &List, order| order < Order::REGION && is_region(list, order);
+        let within = |region: Region, list: &List, order: Order| {
+            list.as_slice().iter().any(|pair| {
+                let last = pair.gfn().add(order.pages().wrapping_sub(1));
+                pair.gfn().region() == region || last.region() == region
+            })
+        };
+
+        if into(inputs, self.in_order)
+            && let Some(region) = inputs.as_slice().first().map(|p| p.gfn().region())
+            && (!within(region, outputs, self.out_order) || same(inputs, outputs))
+        {
+            request.in_order = Order::REGION;
+        }
+        if self.large
+            && into(outputs, self.out_order)
+            && let Some(region) = outputs.as_slice().first().map(|p| p.gfn().region())
+            && (!within(region, inputs, self.in_order) || request.in_order != self.in_order)
+        {
+            request.out_order = Order::REGION;
+        }
+        if request.in_order != self.in_order {
+            inputs.truncate(1);
+        }
+        if request.out_order != self.out_order {
+            outputs.truncate(1);
+        }
+        request
+    }
+}
+
+/// The extents of `list` are the parts of one region, from first to last.
+fn is_region(list: &List, order: Order) -> bool {
+    let Some(first) = list.as_slice().first().map(Pair::gfn) else {
+        return false;
+    };
+
+    first.is_aligned(Order::REGION)
+        && order.pages_in(list.len()) == REGION_PAGES
+        && (0..REGION_PAGES)
+            .zip(list.as_slice())
+            .all(|(i, pair)| pair.gfn() == first.add(order.pages_in(i)))
+}
+
+/// Both lists name the same gfns in the same order.
+fn same(a: &List, b: &List) -> bool {
+    let mut pairs = a.as_slice().iter().zip(b.as_slice());
+
+    a.len() == b.len() && pairs.all(|(a, b)| a.gfn() == b.gfn())
 }
 
 /// Memory for one call at a time, too large for Xen's stack.
@@ -176,6 +245,8 @@ fn batch<M: Caller>(
 
     read(machine, Side::In, request.chunk_in(), inputs)?;
     read(machine, Side::Out, request.chunk_out(), outputs)?;
+    let pages = request.chunk_order().pages_in(chunks);
+    let request = &request.gather(inputs, outputs);
 
     let mut stocked = 0;
     for pair in outputs.as_mut_slice() {
@@ -210,8 +281,6 @@ fn batch<M: Caller>(
             retired,
             splits_avoided,
         }) => {
-            let pages = request.chunk_order().pages_in(chunks);
-
             retired.free(machine, request.in_order);
             machine.account().add(Counter::ExchangedPages, pages);
             machine
@@ -296,6 +365,11 @@ fn swap<'l, L: Locked>(
 
     let mut frozen = Frozen::none(list);
     let mut claimed = 0;
+    // No gfn is there twice if each is larger than the one before.
+    let distinct = outputs
+        .iter()
+        .zip(outputs.iter().skip(1))
+        .all(|(a, b)| a.gfn() < b.gfn());
     let mut prepare = || {
         let mut outputs = outputs.chunks(request.chunk_out().pages() as usize);
 
@@ -304,7 +378,7 @@ fn swap<'l, L: Locked>(
                 freeze(locked, &mut frozen, input.gfn(), in_order)?;
             }
             for output in outputs.next().unwrap_or(&[]) {
-                claim(locked, output.gfn(), out_order)?;
+                claim(locked, output.gfn(), out_order, distinct)?;
                 claimed = usize::wrapping_add(claimed, 1);
             }
         }
@@ -393,12 +467,13 @@ fn piece(gfn: Gfn, pages: u64) -> Order {
 }
 
 /// Claim the gfns of one output extent, or none; see step 2.
-fn claim<L: Locked>(locked: &mut L, gfn: Gfn, order: Order) -> Result<(), Errno> {
+fn claim<L: Locked>(locked: &mut L, gfn: Gfn, order: Order, distinct: bool) -> Result<(), Errno> {
     let mut done = 0;
 
     while done < order.pages() {
         let at = gfn.add(done);
-        match claim_piece(locked, at, piece(at, order.pages().saturating_sub(done))) {
+        let largest = piece(at, order.pages().saturating_sub(done));
+        match claim_piece(locked, at, largest, distinct && order == Order::PAGE) {
             Ok(pages) => done = done.wrapping_add(pages),
             Err(errno) => {
                 unclaim(locked, gfn, done);
@@ -409,12 +484,19 @@ fn claim<L: Locked>(locked: &mut L, gfn: Gfn, order: Order) -> Result<(), Errno>
     Ok(())
 }
 
-fn claim_piece<L: Locked>(locked: &mut L, gfn: Gfn, largest: Order) -> Result<u64, Errno> {
+fn claim_piece<L: Locked>(
+    locked: &mut L,
+    gfn: Gfn,
+    largest: Order,
+    distinct: bool,
+) -> Result<u64, Errno> {
     let found = locked.lookup(gfn);
     // What is claimed at once: an entry of the table, or a part of a larger one.
     let order = found.order.min(largest);
 
     match found.kind {
+        // It is asked for once, and its table is there: nothing needs a mark.
+        Kind::Hole if distinct && found.order == Order::PAGE => {}
         Kind::Hole => locked.reserve(gfn, order)?,
         Kind::Ram(mfn) if locked.is_frozen(mfn) && locked.m2p(mfn) == Some(gfn) => {
             if found.order > order {

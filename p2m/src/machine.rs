@@ -160,7 +160,8 @@ pub trait Machine {
 pub struct Lookup {
     /// What it is.
     pub kind: Kind,
-    /// Size of the entry that says so.
+    /// Size of the entry that says so: [`Order::PAGE`] only if a table of 4 KiB
+    /// entries is there.
     pub order: Order,
     /// Opaque permissions (`p2m_access_t`), to be handed back unchanged.
     pub access: u8,

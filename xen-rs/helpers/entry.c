@@ -68,9 +68,9 @@ mfn_t coalesce_place(struct domain *d, gfn_t gfn)
 }
 
 int coalesce_exchange(struct domain *d, struct xen_memory_exchange *exch,
-                      unsigned int memflags)
+                      unsigned int memflags, unsigned int max_order)
 {
-    return rs_exchange(d, exch, memflags);
+    return rs_exchange(d, exch, memflags, max_order);
 }
 
 int coalesce_domctl(struct domain *d, struct xen_domctl_coalesce *op)

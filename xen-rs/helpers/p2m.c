@@ -10,12 +10,18 @@
 
 void xrs_p2m_lock(struct domain *d)
 {
-    p2m_lock(p2m_get_hostp2m(d));
+    struct p2m_domain *p2m = p2m_get_hostp2m(d);
+
+    p2m_lock(p2m);
+    p2m->batch_flush = true;
 }
 
 void xrs_p2m_unlock(struct domain *d)
 {
-    p2m_unlock(p2m_get_hostp2m(d));
+    struct p2m_domain *p2m = p2m_get_hostp2m(d);
+
+    p2m->batch_flush = false;
+    p2m_unlock(p2m);
 }
 
 void xrs_p2m_flush_sync(struct domain *d)

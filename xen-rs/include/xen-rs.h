@@ -113,7 +113,7 @@ void rs_split(struct domain *d, void *state, unsigned long gfn,
               unsigned int level);
 unsigned long rs_place(struct domain *d, unsigned long gfn);
 int rs_exchange(struct domain *d, struct xen_memory_exchange *exch,
-                unsigned int memflags);
+                unsigned int memflags, unsigned int max_order);
 int rs_domctl(struct domain *d, struct xen_domctl_coalesce *op);
 
 #endif /* XEN_RS_H */

@@ -467,9 +467,17 @@ impl Locked for P2mGuard<'_> {
             _ => Kind::Other,
         };
 
+        // Above the highest gfn ever mapped, get_entry() tells an order of 0
+        // where there is no table at all.
+        let order = if gfn.0 > ffi::xrs_p2m_max_gfn(self.d) {
+            Order::GIB
+        } else {
+            Order::new(order.into()).unwrap_or(Order::PAGE)
+        };
+
         Lookup {
             kind,
-            order: Order::new(order.into()).unwrap_or(Order::PAGE),
+            order,
             access,
         }
     }
@@ -648,7 +656,8 @@ impl Locked for P2mGuard<'_> {
     }
 
     fn flush(&mut self, pending: Pending<Unreachable>) -> Flushed {
-        // NPT entries were flushed as they were written, EPT ones are now.
+        // Nothing was flushed yet: EPT always defers, and NPT does while our
+        // guard has the lock (`p2m->batch_flush`).
         // SAFETY: the lock is held.
         unsafe { ffi::xrs_p2m_flush_sync(self.d) };
         ffi::xrs_p2m_invalidate_mapcache(self.d);

@@ -72,13 +72,14 @@ pub struct DomctlCoalesce {
 
 /// Serve XENMEM_exchange for the translated domain `d`; `nr_exchanged` is
 /// advanced. 0, `-ERESTART`, or another `-errno`.
-pub fn exchange(d: &Domain, call: &mut MemoryExchange, memflags: u32) -> c_int {
+pub fn exchange(d: &Domain, call: &mut MemoryExchange, memflags: u32, max_order: u32) -> c_int {
     let seen = *call;
     let request = Request::new(
         seen.input.extent_order,
         seen.output.extent_order,
         seen.input.nr_extents,
         seen.nr_exchanged,
+        max_order,
     );
     let mut request = match request {
         Ok(request) => request,

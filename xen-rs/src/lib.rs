@@ -66,8 +66,13 @@ extern "C" fn rs_place(d: &Domain, gfn: u64) -> u64 {
 
 /// Hypercall context, no lock held, sizes checked, `d` referenced.
 #[unsafe(no_mangle)]
-extern "C" fn rs_exchange(d: &Domain, call: &mut MemoryExchange, memflags: u32) -> c_int {
-    hypercall::exchange(d, call, memflags)
+extern "C" fn rs_exchange(
+    d: &Domain,
+    call: &mut MemoryExchange,
+    memflags: u32,
+    max_order: u32,
+) -> c_int {
+    hypercall::exchange(d, call, memflags, max_order)
 }
 
 /// Hypercall context, no lock held, `d` referenced.
