@@ -99,6 +99,11 @@ check-off: tree ## Proves that Xen with CONFIG_COALESCE=n is what it is without 
 check-bisect: tree ## Proves that each prefix of the series compiles
 	@sh scripts/check-bisect.sh '$(OUT)'
 
+.PHONY: check-debian
+check-debian: ## Proves that deps and xen work in a fresh Debian 12 and 13 (root, mmdebstrap)
+	@sh scripts/check-debian.sh '$(OUT)' bookworm xen
+	@sh scripts/check-debian.sh '$(OUT)' trixie xen
+
 .PHONY: check-lab
 check-lab: xen stock guests lab ## The tests on emulators
 	@target/release/lab test $(LAB_ARGS)
