@@ -140,20 +140,20 @@ impl Request {
             })
         };
 
-        if into(inputs, self.in_order)
-            && let Some(region) = inputs.as_slice().first().map(|p| p.gfn().region())
-            && (!within(region, outputs, self.out_order) || same(inputs, outputs))
-        {
-            request.in_order = Order::REGION;
+        let region_of = |list: &List| list.as_slice().first().map(|pair| pair.gfn().region());
+
+        if let Some(region) = region_of(inputs).filter(|_| into(inputs, self.in_order)) {
+            if !within(region, outputs, self.out_order) || same(inputs, outputs) {
+                request.in_order = Order::REGION;
+            }
         }
-        if self.large
-            && into(outputs, self.out_order)
-            && let Some(region) = outputs.as_slice().first().map(|p| p.gfn().region())
-            && (!within(region, inputs, self.in_order) || request.in_order != self.in_order)
-        {
-            request.out_order = Order::REGION;
+        let gathered = request.in_order != self.in_order;
+        if let Some(region) = region_of(outputs).filter(|_| into(outputs, self.out_order)) {
+            if self.large && (gathered || !within(region, inputs, self.in_order)) {
+                request.out_order = Order::REGION;
+            }
         }
-        if request.in_order != self.in_order {
+        if gathered {
             inputs.truncate(1);
         }
         if request.out_order != self.out_order {
@@ -217,7 +217,11 @@ pub fn run<M: Caller>(machine: &mut M, request: &mut Request, scratch: &mut Scra
                 request.done = request.done.wrapping_add(extents);
                 single = single.saturating_sub(1);
             }
-            Err(_) if chunks > 1 => single = chunks,
+            Err(_) if chunks > 1 => {
+                // Nothing is done yet: giving way now might go on for ever.
+                single = chunks;
+                first = true;
+            }
             Err(errno) => return End::Failed(errno),
         }
     }
