@@ -254,7 +254,7 @@ fn batch<M: Caller>(
 
     let mut stocked = 0;
     for pair in outputs.as_mut_slice() {
-        let placed = if request.out_order == Order::PAGE {
+        let placed = if request.out_order == Order::PAGE && machine.places() {
             place(machine, pair.gfn())
         } else {
             None

@@ -132,6 +132,11 @@ pub trait Machine {
         None
     }
 
+    /// Placement is worth its cost: the domain's superpages are looked after.
+    fn places(&self) -> bool {
+        true
+    }
+
     /// Give `block`, which no domain ever owned, back to the heap.
     fn free(&mut self, block: Block);
 

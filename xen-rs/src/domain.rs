@@ -203,6 +203,10 @@ impl Machine for XenDomain<'_> {
         (mfn != INVALID_MFN).then(|| Block::from_allocator(Mfn(mfn), Order::PAGE))
     }
 
+    fn places(&self) -> bool {
+        state(self.d).is_some_and(|s| s.mode() != Mode::Off)
+    }
+
     fn free(&mut self, block: Block) {
         // SAFETY: a block is what the allocator gave, until it is assigned.
         unsafe { ffi::xrs_heap_free(block.mfn().0, block.order().log2()) }

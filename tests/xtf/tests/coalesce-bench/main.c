@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What memory operations cost, in TSC ticks: on an emulator that counts
+ * instructions a figure that is the same to the last digit in every run.
+ *
+ * Each operation is done a few times in the same state, so that what it does
+ * only once is done; the last figure is printed.  Works on an unpatched Xen too,
+ * without what that does not have.
+ */
+#include "../coalesce-lib/coalesce.h"
+
+const char test_title[] = "What memory operations cost";
+
+#define ROUNDS  3
+#define REGIONS 8
+
+static unsigned long regions[REGIONS];
+
+/* Scattered pages: some of each region, in no order. */
+static unsigned long a[CO_REGION_PAGES], b[CO_REGION_PAGES];
+
+static uint64_t start;
+
+static void begin(void)
+{
+    start = rdtsc();
+}
+
+static uint64_t ticks(void)
+{
+    return rdtsc() - start;
+}
+
+static void print(const char *name, uint64_t value)
+{
+    printk("@count %s %" PRIu64 "\n", name, value);
+}
+
+static long exchange(unsigned long *in, unsigned int nr_in,
+                     unsigned int in_order, unsigned long *out,
+                     unsigned int nr_out, unsigned int out_order)
+{
+    struct xen_memory_exchange exch = {
+        .in = {
+            .extent_start = in,
+            .nr_extents = nr_in,
+            .extent_order = in_order,
+            .domid = DOMID_SELF,
+        },
+        .out = {
+            .extent_start = out,
+            .nr_extents = nr_out,
+            .extent_order = out_order,
+            .domid = DOMID_SELF,
+        },
+    };
+
+    return hypercall_memory_op(XENMEM_exchange, &exch);
+}
+
+/* The cost of an rdtsc itself, to be taken off. */
+static void bench_nothing(void)
+{
+    unsigned int i;
+    uint64_t t = 0;
+
+    for ( i = 0; i < ROUNDS; i++ )
+    {
+        begin();
+        t = ticks();
+    }
+    print("nothing", t);
+}
+
+static void bench_copy(void)
+{
+    unsigned int i;
+    uint64_t t = 0;
+
+    for ( i = 0; i < ROUNDS; i++ )
+    {
+        begin();
+        memcpy(pfn_to_virt(regions[6]), pfn_to_virt(regions[7]),
+               CO_REGION_PAGES << PAGE_SHIFT);
+        t = ticks();
+    }
+    print("copy_2m", t);
+}
+
+static void bench_pages(unsigned long nr, const char *out, const char *in)
+{
+    unsigned int i;
+    uint64_t t_out = 0, t_in = 0;
+
+    for ( i = 0; i < ROUNDS; i++ )
+    {
+        begin();
+        co_expect("decrease", co_decrease(a, nr, 0), nr);
+        t_out = ticks();
+        begin();
+        co_expect("populate", co_populate(a, nr, 0), nr);
+        t_in = ticks();
+    }
+    print(out, t_out);
+    print(in, t_in);
+}
+
+static void bench_regions(void)
+{
+    unsigned int i;
+    uint64_t t_out = 0, t_in = 0;
+
+    for ( i = 0; i < ROUNDS; i++ )
+    {
+        begin();
+        co_expect("decrease", co_decrease(&regions[4], 1, 9), 1);
+        t_out = ticks();
+        begin();
+        co_expect("populate", co_populate(&regions[4], 1, 9), 1);
+        t_in = ticks();
+    }
+    print("decrease_2m", t_out);
+    print("populate_2m", t_in);
+}
+
+static void bench_split(void)
+{
+    unsigned long page = regions[4] + 77;
+
+    begin();
+    co_expect("decrease", co_decrease(&page, 1, 0), 1);
+    print("decrease_first", ticks());
+    co_expect("populate", co_populate(&page, 1, 0), 1);
+}
+
+static void bench_exchange(unsigned long nr, const char *name)
+{
+    unsigned int i;
+    uint64_t t = 0;
+
+    /* Pages of a for holes at b, and back again. */
+    co_expect("decrease", co_decrease(b, nr, 0), nr);
+    for ( i = 0; i < 2 * ROUNDS; i++ )
+    {
+        begin();
+        co_expect("exchange", i & 1 ? exchange(b, nr, 0, a, nr, 0)
+                                    : exchange(a, nr, 0, b, nr, 0), 0);
+        t = ticks();
+    }
+    co_expect("populate", co_populate(b, nr, 0), nr);
+    print(name, t);
+}
+
+static void bench_exchange_region(void)
+{
+    unsigned int i;
+    uint64_t t = 0;
+
+    co_expect("decrease", co_decrease(&regions[5], 1, 9), 1);
+    for ( i = 0; i < 2 * ROUNDS; i++ )
+    {
+        unsigned long *in = &regions[4 + (i & 1)], *out = &regions[5 - (i & 1)];
+
+        begin();
+        co_expect("exchange", exchange(in, 1, 9, out, 1, 9), 0);
+        t = ticks();
+    }
+    co_expect("populate", co_populate(&regions[5], 1, 9), 1);
+    print("exchange_2m", t);
+}
+
+void test_main(void)
+{
+    static struct co_info info;
+    struct co_pages before;
+    unsigned int i;
+
+    co_init();
+    if ( co_find_regions(regions, REGIONS, true) < REGIONS )
+        return xtf_error("Error: too little memory in 2M pages\n");
+
+    /* Only what the guest asks for: nothing is healed meanwhile. */
+    if ( co_feature == CO_FEATURE_PRESENT )
+        co_expect("set_mode", co_set_mode(CO_MODE_OFF), 0);
+
+    for ( i = 0; i < CO_REGION_PAGES; i++ )
+    {
+        a[i] = regions[i % 2] + i;
+        b[i] = regions[2 + i % 2] + i;
+    }
+    co_srand(1);
+    co_shuffle(a, CO_REGION_PAGES);
+    co_shuffle(b, CO_REGION_PAGES);
+    co_pages_now(&before);
+
+    bench_nothing();
+    bench_copy();
+    bench_regions();
+    bench_split();
+    bench_regions();
+    bench_pages(1, "decrease_1", "populate_1");
+    bench_pages(CO_REGION_PAGES, "decrease_512", "populate_512");
+    if ( co_feature == CO_FEATURE_PRESENT )
+    {
+        bench_exchange(1, "exchange_1");
+        bench_exchange(CO_REGION_PAGES, "exchange_512");
+        bench_exchange_region();
+
+        /* The same with the coalescer listening. */
+        co_expect("set_mode", co_set_mode(CO_MODE_FULL), 0);
+        co_settle(regions, REGIONS);
+        for ( i = 0; i < REGIONS; i++ )
+            co_expect("whole", co_region_state(regions[i]), CO_REGION_WHOLE);
+        bench_pages(1, "listening_decrease_1", "listening_populate_1");
+        bench_pages(CO_REGION_PAGES, "listening_decrease_512",
+                    "listening_populate_512");
+        co_settle(regions, REGIONS);
+        co_expect("get_info", co_get_info(&info), 0);
+        co_print_counts(&info);
+    }
+    co_check_leak(&before, REGIONS);
+    co_finish();
+}
