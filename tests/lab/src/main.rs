@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use comfy_table::{ContentArrangement, Table, presets};
+use nix::sys::signal::{SigHandler, Signal, signal};
 use regex::Regex;
 
 use lab::demo::{self, Live};
@@ -101,10 +102,10 @@ struct RunArgs {
 const TRACE_WORDS: &str = "tbuf_size=2048 tevt_mask=0x10f000";
 
 fn main() -> ExitCode {
+    end_on_broken_pipe();
     match act(Cli::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        Err(error) if is_broken_pipe(&error) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("lab: {error:#}");
             ExitCode::FAILURE
@@ -112,13 +113,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whoever read our output has gone: nothing to tell anybody.
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause
-            .downcast_ref::<io::Error>()
-            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-    })
+/// Ends quietly when whoever reads our output has gone, as other programs do. Rust's default is to
+/// make errors of it, which printing would turn into a panic.
+fn end_on_broken_pipe() {
+    // SAFETY: no other thread is there yet, and the default action is no handler of ours.
+    let result = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
+    debug_assert!(result.is_ok());
 }
 
 fn act(cli: Cli) -> Result<bool> {

@@ -16,10 +16,13 @@ const SCENARIOS: &str = include_str!("../scenarios.toml");
 pub const FLAVOURS: &[&str] = &["release", "debug", "stock-release", "stock-debug"];
 
 /// What every Xen gets on its command line. Later words win over earlier ones, so a machine, a
-/// scenario and `--append` can each say otherwise, in this order. Memory is scrubbed at boot as it
-/// is by default: guests check that pages which are new to them hold nobody's old contents.
+/// scenario and `--append` can each say otherwise, in this order.
+///
+/// `bootscrub=on`: guests check that pages which are new to them hold nobody's old contents, so
+/// memory has to be scrubbed; and what Xen scrubs in idle time, as it would by default, takes the
+/// time in which it could make superpages, on a slow machine for as long as a test lasts.
 pub const XEN_COMMAND_LINE: &str =
-    "console=com1 noreboot loglvl=all guest_loglvl=all dom0=pvh dom0_mem=256M";
+    "console=com1 noreboot loglvl=all guest_loglvl=all bootscrub=on dom0=pvh dom0_mem=256M";
 
 /// How long a run may take if its scenario says nothing.
 pub const DEFAULT_LIMIT: Duration = Duration::from_secs(120);
