@@ -545,7 +545,7 @@ fn unclaim_all<L: Locked>(locked: &mut L, outputs: &[Pair], count: usize, order:
 }
 
 /// Remove one input extent but for what an output has claimed: that is
-/// overwritten. `true`: one leaf went with one write.
+/// overwritten. `true`: it was one leaf up to now.
 fn remove<L: Locked>(
     locked: &mut L,
     pending: &mut Pending<L::Loss>,
@@ -555,13 +555,13 @@ fn remove<L: Locked>(
     let Some(gfn) = extent.first().map(Pair::gfn) else {
         return false;
     };
+    // Nothing broke it: it was given as a whole.
+    let was_leaf = order == Order::REGION && locked.lookup(gfn).order >= order;
     let untouched = extent
         .iter()
         .all(|pair| locked.m2p(pair.mfn()) == Some(pair.gfn()));
 
     if untouched && order == Order::REGION && gfn.is_aligned(order) {
-        let was_leaf = locked.lookup(gfn).order >= order;
-
         for pair in extent {
             locked.set_m2p(pair.mfn(), None);
         }
@@ -574,5 +574,5 @@ fn remove<L: Locked>(
             locked.zap(pending, pair.gfn(), Order::PAGE);
         }
     }
-    false
+    was_leaf
 }

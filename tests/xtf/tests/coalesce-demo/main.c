@@ -142,6 +142,25 @@ void test_main(void)
     co_expect("pin a page", co_pin(except[1]), 0);
     show("balloon-in");
 
+    /* Two whole regions for fresh ones: nothing has to break for that. */
+    co_phase("exchange-whole");
+    x = (struct xen_memory_exchange){
+        .in = { .extent_start = &regions[half], .nr_extents = 2,
+                .extent_order = 9, .domid = DOMID_SELF },
+        .out = { .extent_start = &regions[half], .nr_extents = 2,
+                 .extent_order = 9, .domid = DOMID_SELF },
+    };
+    co_expect("exchange", hypercall_memory_op(XENMEM_exchange, &x), 0);
+    co_expect("regions exchanged", x.nr_exchanged, 2);
+    for ( r = half; r < half + 2; r++ )
+    {
+        co_expect("an exchanged region", co_region_state(regions[r]),
+                  CO_REGION_WHOLE);
+        for ( i = 0; i < CO_REGION_PAGES; i++ )
+            co_fill(regions[r] + i, SEED);
+    }
+    show("exchange-whole");
+
     co_phase("exchange");
     for ( nr = 0, r = half; r < nr_regions; r++ )
         for ( i = 0; i < 4; i++ )
