@@ -835,6 +835,7 @@ void test_main(void)
     check_world("filling it");
 
     warm_up();
+    co_settle(regions, REGIONS);
     co_pages_now(&before);
 
     if ( !supported() )

@@ -170,6 +170,13 @@ struct co_pages {
 void co_pages_now(struct co_pages *p);
 
 /*
+ * Wait, but not long, until these regions are whole, no work is waiting, and
+ * the number of free pages stands still: a region that is being moved has 512
+ * pages of the host besides its own, and they are given back one by one.
+ */
+void co_settle(const unsigned long *first_gfns, unsigned int nr);
+
+/*
  * Nothing was lost or won.  Free pages may lag behind (work in flight): they
  * are waited for, but not long.  An IOMMU has page tables of its own, which
  * come from the same pages: one for each of the nr_regions that were worked on

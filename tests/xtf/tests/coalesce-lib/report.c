@@ -150,9 +150,42 @@ void co_pages_now(struct co_pages *p)
     p->free = co_free_pages(&p->iommu);
 }
 
+void co_settle(const unsigned long *first_gfns, unsigned int nr)
+{
+    static struct co_info info;
+    uint64_t end = co_now() + 5 * CO_S, free = 0;
+    unsigned int still = 0;
+    bool iommu;
+
+    /* Under an IOMMU nothing is moved. */
+    co_free_pages(&iommu);
+    if ( co_feature != CO_FEATURE_PRESENT || iommu )
+        return;
+
+    do {
+        uint64_t now = co_free_pages(&iommu);
+        unsigned int i;
+
+        for ( i = 0; i < nr; i++ )
+            if ( co_region_state(first_gfns[i]) != CO_REGION_WHOLE )
+                break;
+
+        co_expect("get_info", co_get_info(&info), 0);
+        if ( i < nr || info.count[CO_QUEUED] || now != free )
+            still = 0;
+        else if ( ++still == 10 )
+            return;
+
+        free = now;
+        co_sleep(10 * CO_MS);
+    } while ( co_now() < end );
+
+    printk("Not all is whole, coalescing may be switched off\n");
+}
+
 void co_check_leak(const struct co_pages *before, unsigned int nr_regions)
 {
-    uint64_t end = co_now() + 2 * CO_S, slack = before->iommu ? nr_regions : 0;
+    uint64_t end = co_now() + 5 * CO_S, slack = before->iommu ? nr_regions : 0;
     struct co_pages now;
     bool same;
 
