@@ -71,6 +71,7 @@ run: xen guests lab ## Boots Xen on an emulator and shows a guest's memory break
 
 .PHONY: unit
 unit: ## The tests that run on the host
+	@sh scripts/test-audit.sh '$(OUT)/build'
 	@echo '  UNIT    cargo $(if $(NEXTEST),nextest,test)'
 ifeq ($(NEXTEST),y)
 	@cargo nextest run --locked --workspace --no-fail-fast
