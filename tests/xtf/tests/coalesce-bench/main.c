@@ -23,12 +23,12 @@ static uint64_t start;
 
 static void begin(void)
 {
-    start = rdtsc();
+    start = co_rdtsc();
 }
 
 static uint64_t ticks(void)
 {
-    return rdtsc() - start;
+    return co_rdtsc() - start;
 }
 
 static void print(const char *name, uint64_t value)

@@ -144,6 +144,16 @@ uint64_t co_param(const char *name, uint64_t def);
 #define CO_MS ((uint64_t)1000000)
 #define CO_S  ((uint64_t)1000000000)
 
+/* XTF has none. */
+static inline uint64_t co_rdtsc(void)
+{
+    uint32_t lo, hi;
+
+    __asm__ __volatile__ ( "rdtsc" : "=a" (lo), "=d" (hi) );
+
+    return lo | ((uint64_t)hi << 32);
+}
+
 uint64_t co_now(void);          /* ns since boot */
 void co_sleep(uint64_t ns);     /* blocked, so that the CPU is idle */
 

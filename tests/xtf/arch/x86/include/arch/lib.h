@@ -26,15 +26,6 @@ static inline void wrmsr(uint32_t idx, uint64_t val)
                               "d" ((uint32_t)(val >> 32)) : "memory" );
 }
 
-static inline uint64_t rdtsc(void)
-{
-    uint32_t lo, hi;
-
-    __asm__ __volatile__ ( "rdtsc" : "=a" (lo), "=d" (hi) );
-
-    return lo | ((uint64_t)hi << 32);
-}
-
 static inline unsigned long read_cr2(void)
 {
     unsigned long val;
