@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
-use crate::verdict::Expectation;
+use crate::verdict::{Expectation, whole};
 
 const MACHINES: &str = include_str!("../machines.toml");
 const SCENARIOS: &str = include_str!("../scenarios.toml");
@@ -150,8 +150,9 @@ impl Tables {
             for flavour in &scenario.flavours {
                 check_flavour(flavour).with_context(|| format!("scenario {name}"))?;
             }
-            for allowed in &scenario.expect.allow {
-                regex::Regex::new(&allowed.line).with_context(|| format!("scenario {name}"))?;
+            let allowed = scenario.expect.allow.iter().map(|allowed| &allowed.line);
+            for line in allowed.chain(&scenario.expect.says) {
+                whole(line).with_context(|| format!("scenario {name}"))?;
             }
         }
         Ok(())

@@ -309,6 +309,8 @@ pub struct Facts {
     pub leaks: Vec<Leak>,
     pub complaints: Vec<Complaint>,
     pub unreadable: Vec<(String, ProtocolError)>,
+    /// All lines of the guest that are not for this program.
+    pub said: Vec<String>,
     pub trace_buffers: Vec<TraceBuffer>,
     /// Pages in each CPU's trace buffer.
     pub trace_pages: Option<u16>,
@@ -382,6 +384,8 @@ impl Facts {
                 Ok(Report::Leak(leak)) => self.leaks.push(leak),
                 Err(error) => self.unreadable.push((text.to_owned(), error)),
             }
+        } else {
+            self.said.push(text.to_owned());
         }
     }
 
@@ -439,6 +443,9 @@ pub struct Expectation {
     pub counts: BTreeMap<String, u64>,
     /// Counters that must have been printed with this value or more.
     pub at_least: BTreeMap<String, u64>,
+    /// Regular expressions: for each of them a line of the guest that it matches as a whole. An
+    /// expected failure has to be the one that is meant.
+    pub says: Vec<String>,
     pub allow: Vec<Allowed>,
 }
 
@@ -481,6 +488,8 @@ pub enum Fault {
         wanted: u64,
         got: Option<u64>,
     },
+    #[error("the guest does not say what it should: {0}")]
+    Unsaid(String),
     #[error("{0}")]
     End(String),
     #[error("the trace cannot be read out of the machine: {0}")]
@@ -506,16 +515,21 @@ impl Verdict {
     }
 }
 
+/// A regular expression for a line as a whole.
+pub fn whole(pattern: &str) -> Result<Regex, regex::Error> {
+    Regex::new(&format!("^(?:{pattern})$"))
+}
+
 /// Compares what was seen with what was expected.
 pub fn judge(facts: &Facts, end: &End, expected: &Expectation) -> anyhow::Result<Verdict> {
     let mut faults = vec![];
 
-    let allowed = RegexSet::new(
-        expected
-            .allow
-            .iter()
-            .map(|allowed| format!("^(?:{})$", allowed.line)),
-    )?;
+    let allowed = expected
+        .allow
+        .iter()
+        .map(|allowed| whole(&allowed.line))
+        .collect::<Result<Vec<_>, _>>()?;
+    let is_allowed = |line: &str| allowed.iter().any(|regex| regex.is_match(line));
 
     if !facts.has_result() {
         faults.push(Fault::NoResult(end.to_string()));
@@ -546,7 +560,7 @@ pub fn judge(facts: &Facts, end: &End, expected: &Expectation) -> anyhow::Result
         facts
             .complaints
             .iter()
-            .filter(|complaint| !allowed.is_match(&complaint.line))
+            .filter(|complaint| !is_allowed(&complaint.line))
             .cloned()
             .map(Fault::Complaint),
     );
@@ -584,6 +598,13 @@ pub fn judge(facts: &Facts, end: &End, expected: &Expectation) -> anyhow::Result
         if got.is_none_or(|got| got < wanted) {
             let name = name.clone();
             faults.push(Fault::TooFew { name, wanted, got });
+        }
+    }
+
+    for wanted in &expected.says {
+        let regex = whole(wanted)?;
+        if !facts.said.iter().any(|line| regex.is_match(line)) {
+            faults.push(Fault::Unsaid(wanted.clone()));
         }
     }
 

@@ -302,3 +302,19 @@ fn lines_that_cannot_be_read() {
         only(&found, words);
     }
 }
+
+#[test]
+fn what_the_guest_has_to_say() {
+    let expect = |line: &str| Expectation {
+        says: vec![line.to_owned()],
+        ..Expectation::default()
+    };
+    assert!(faults(GOOD, &End::PoweredOff, &expect("Test .*")).is_empty());
+    // Part of a line is not enough, and Xen's lines are not the guest's.
+    for line in ["exchange", "Std. Loglevel: All"] {
+        only(
+            &faults(GOOD, &End::PoweredOff, &expect(line)),
+            "the guest does not say what it should",
+        );
+    }
+}
