@@ -110,7 +110,7 @@ uint64_t co_free_pages(bool *iommu);
 /*
  * Regions of 2M (their first gfns) that are RAM all over, apart from the first
  * 2M and whatever the domain was started with.  With want_whole, only those
- * that one second-stage entry maps now.
+ * that one second-stage entry maps now, as far as that can be asked.
  */
 unsigned int co_find_regions(unsigned long *first_gfns, unsigned int max,
                              bool want_whole);

@@ -392,7 +392,8 @@ unsigned int co_find_regions(unsigned long *first_gfns, unsigned int max,
             unsigned long gfn = addr >> PAGE_SHIFT;
 
             if ( in_use(addr, size) ||
-                 (want_whole && co_region_state(gfn) != CO_REGION_WHOLE) )
+                 (want_whole && co_feature == CO_FEATURE_PRESENT &&
+                  co_region_state(gfn) != CO_REGION_WHOLE) )
                 continue;
 
             first_gfns[nr++] = gfn;
