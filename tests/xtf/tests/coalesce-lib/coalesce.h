@@ -69,6 +69,12 @@ int co_set_mode(unsigned int mode);
 int co_get_info(struct co_info *info);
 int co_get_map(unsigned long first_gfn, unsigned int nr, uint8_t *map);
 
+/*
+ * Xen's own audit of this domain: orphaned pages, wrong M2P entries, wrong p2m
+ * entries.  -EOPNOTSUPP from a Xen that is not a debug one.
+ */
+int co_audit(uint64_t bad[3]);
+
 /* The state of one region, CO_REGION_*. */
 unsigned int co_region_state(unsigned long first_gfn);
 
@@ -174,6 +180,7 @@ void co_check_law(struct co_info *info);
 
 struct co_pages {
     uint64_t dom, free;
+    uint64_t bad[3];            /* co_audit()'s; all ones: there is none */
     bool iommu;
 };
 

@@ -148,6 +148,8 @@ void co_pages_now(struct co_pages *p)
 {
     p->dom = co_dom_pages();
     p->free = co_free_pages(&p->iommu);
+    if ( co_audit(p->bad) )
+        memset(p->bad, 0xff, sizeof(p->bad));
 }
 
 void co_settle(const unsigned long *first_gfns, unsigned int nr)
@@ -197,6 +199,17 @@ void co_check_leak(const struct co_pages *before, unsigned int nr_regions)
             break;
         co_sleep(10 * CO_MS);
     } while ( co_now() < end );
+
+    if ( ~now.bad[0] )
+    {
+        printk("@leak orphans %" PRIu64 " %" PRIu64 "\n", before->bad[0],
+               now.bad[0]);
+        co_expect("orphaned pages", now.bad[0], before->bad[0]);
+        printk("@count audit_wrong_m2p %" PRIu64 "\n", now.bad[1]);
+        co_expect("wrong M2P entries", now.bad[1], 0);
+        printk("@count audit_wrong_p2m %" PRIu64 "\n", now.bad[2]);
+        co_expect("wrong p2m entries", now.bad[2], 0);
+    }
 
     printk("@leak dom_pages %" PRIu64 " %" PRIu64 "\n", before->dom, now.dom);
     co_expect("pages of the domain", now.dom, before->dom);

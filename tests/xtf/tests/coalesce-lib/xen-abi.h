@@ -48,6 +48,7 @@ struct abi_coalesce {
 #define ABI_COALESCE_set_mode 0
 #define ABI_COALESCE_get_info 1
 #define ABI_COALESCE_get_map  2
+#define ABI_COALESCE_audit    3
     uint32_t mode;
     uint64_t first_gfn;
     uint32_t nr;

@@ -120,6 +120,20 @@ int co_get_info(struct co_info *info)
     return rc;
 }
 
+int co_audit(uint64_t bad[3])
+{
+    struct abi_domctl op = {
+        .cmd = ABI_DOMCTL_coalesce,
+        .u.coalesce = {
+            .op = ABI_COALESCE_audit,
+            .nr = 3,
+            .buffer = _u(bad),
+        },
+    };
+
+    return domctl(&op);
+}
+
 int co_get_map(unsigned long first_gfn, unsigned int nr, uint8_t *map)
 {
     unsigned int done = 0;
