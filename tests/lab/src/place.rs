@@ -47,9 +47,14 @@ impl Place {
     /// The hypervisor of a flavour, as an ELF file.
     pub fn xen(&self, flavour: &str) -> Result<PathBuf> {
         let packed = self.out.join(flavour).join("xen.gz");
+        let target = if flavour.starts_with("stock") {
+            "stock"
+        } else {
+            "xen"
+        };
         ensure!(
             packed.is_file(),
-            "{} is not there: build it with `make -f build.mk xen` (or `stock`)",
+            "{} is not there: build it with `make -f build.mk {target}`",
             packed.display()
         );
         unpacked(&packed, &packed.with_file_name("xen.elf"))

@@ -86,7 +86,9 @@ impl Progress {
         if bar {
             let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {wide_msg}")
                 .unwrap_or_else(|_| ProgressStyle::default_bar());
-            Progress::Bar(ProgressBar::new(all as u64).with_style(style))
+            let bar = ProgressBar::new(all as u64).with_style(style);
+            bar.enable_steady_tick(Duration::from_secs(1));
+            Progress::Bar(bar)
         } else {
             Progress::Lines { all }
         }
