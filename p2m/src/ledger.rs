@@ -24,6 +24,11 @@ use zerocopy::{FromZeros, Immutable, IntoBytes, KnownLayout};
 /// Regions in one leaf.
 pub const LEAF_REGIONS: usize = 512;
 
+/// How many GiB a ledger reaches at most: 16 TiB, a root of 256 KiB. Regions
+/// above are not coalesced; a guest could ask for any length of root by mapping
+/// one page there.
+pub const REACH_MAX: u64 = 16 << 10;
+
 /// log2 of the length of a slot of a region with no cool-down, in ms.
 const SLOT_LOG2: u32 = 3;
 
@@ -150,13 +155,14 @@ where
                 core::mem::swap(new, old);
             }
             core::mem::swap(&mut root, &mut self.root);
-            if let Some(slot) = self.slot(self.beyond) {
-                if matches!(slot, Slot::Quiet) {
-                    *slot = Slot::Wanted;
-                    self.wanted = self.wanted.wrapping_add(1);
-                }
-                self.beyond = 0;
+            // The events that wanted it were not only in its last GiB.
+            let from = root.len();
+            let to = usize::try_from(self.beyond).unwrap_or(usize::MAX);
+            for slot in self.root.iter_mut().take(to.saturating_add(1)).skip(from) {
+                *slot = Slot::Wanted;
+                self.wanted = self.wanted.wrapping_add(1);
             }
+            self.beyond = 0;
         }
         root
     }
@@ -273,7 +279,8 @@ where
                 self.wanted = self.wanted.wrapping_add(1);
             }
             Some(Slot::Wanted) => {}
-            None => self.beyond = self.beyond.max(gib),
+            None if gib < REACH_MAX => self.beyond = self.beyond.max(gib),
+            None => {}
         }
     }
 
@@ -427,7 +434,35 @@ mod tests {
         assert_eq!(b.next(0), Next::Grow(5));
         let old = b.grow((0..6).map(|_| Slot::Quiet).collect());
         assert_eq!(old.len(), 1);
+        b.quiet(1);
+        b.quiet(2);
+        b.quiet(3);
+        b.quiet(4);
         assert_eq!(b.next(0), Next::Survey(5));
+    }
+
+    #[test]
+    fn growing_forgets_no_event() {
+        let mut b = book(1);
+
+        b.touch(Region(512 * 2), 0);
+        b.touch(Region(512 * 5), 0);
+        b.grow((0..6).map(|_| Slot::Quiet).collect());
+        for gib in 1..6 {
+            assert_eq!(b.next(0), Next::Survey(gib));
+            b.quiet(gib);
+        }
+        assert_eq!(b.next(0), Next::Idle);
+    }
+
+    #[test]
+    fn the_root_does_not_grow_without_end() {
+        let mut b = book(1);
+
+        b.touch(Region(512 * REACH_MAX), 0);
+        assert_eq!(b.next(0), Next::Idle);
+        b.touch(Region(512 * REACH_MAX - 1), 0);
+        assert_eq!(b.next(0), Next::Grow(REACH_MAX - 1));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use p2m::addr::{Gfn, Order};
 use p2m::coalesce::{Mode, heal};
 use p2m::frames::List;
-use p2m::ledger::{Ledger, Next, Slot};
+use p2m::ledger::{Ledger, Next, REACH_MAX, Slot};
 use p2m::machine::Machine;
 
 use crate::domain::{State, XenDomain, now_ms, state};
@@ -22,10 +22,6 @@ const BUDGET: u64 = 1000;
 
 /// How long to wait when there was no memory for a piece of ledger, in ms.
 const NO_MEMORY_WAIT: u64 = 1000;
-
-/// Largest root: 16 TiB of guest-physical addresses, 256 KiB of memory. Regions
-/// above are not coalesced.
-const ROOT_MAX: u64 = 16 << 10;
 
 /// Pages of one GiB, log2.
 const GIB_SHIFT: u32 = Order::GIB.log2();
@@ -230,7 +226,7 @@ fn grow(machine: &mut XenDomain<'_>, gib: u64) -> Step {
 
 /// A root that reaches `gib`, as far as roots go.
 fn root(gib: u64) -> Option<XSlice<Slot<XBox<p2m::ledger::Leaf>>>> {
-    XSlice::new(gib.saturating_add(1).min(ROOT_MAX) as usize)
+    XSlice::new(gib.saturating_add(1).min(REACH_MAX) as usize)
 }
 
 /// `d` is complete: begin to remember it.
