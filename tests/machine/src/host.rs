@@ -1,0 +1,1616 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The hypervisor: the core's traits, and everybody who acts while the core
+//! does.
+
+use crate::heap::{Data, Dom, Heap, Policy, State};
+use crate::tables::{ACCESS_RWX, Effect, Failed, GFN_END, New, Tables, kind, order_of};
+use arch::{Format, Slot};
+use p2m::account::{Account, Outcome, Reason};
+use p2m::addr::{Gfn, Mfn, Order, REGION_PAGES, Region};
+use p2m::coalesce::{self, Mode};
+use p2m::exchange::{Caller, End, Request, Scratch, Side};
+use p2m::frames::{Flushed, List, Loss, Pending};
+use p2m::ledger::{self, Book, Ledger, Next};
+use p2m::machine::{Block, Errno, Facts, Kind, Locked, Lookup, Machine, Purpose, View};
+use p2m::region::{Shape, shape};
+use p2m::trace::{Event, Record};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// RAM is populated below this gfn only.
+pub const GFN_MAX: u64 = 8 * REGION_PAGES;
+
+/// vCPUs of the guest.
+pub const VCPUS: usize = 2;
+
+/// The kinds of call that may fail, for injecting failures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fallible {
+    Alloc,
+    AllocAt,
+    Freeze,
+    Split,
+    Reserve,
+    Hide,
+    Promote,
+    /// Fails for a domain that has started to die only.
+    Assign,
+    Read,
+}
+
+impl Fallible {
+    pub const ALL: [Fallible; 9] = [
+        Fallible::Alloc,
+        Fallible::AllocAt,
+        Fallible::Freeze,
+        Fallible::Split,
+        Fallible::Reserve,
+        Fallible::Hide,
+        Fallible::Promote,
+        Fallible::Assign,
+        Fallible::Read,
+    ];
+}
+
+/// What somebody else does meanwhile. Numbers choose by remainder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// A vCPU reads.
+    Read { vcpu: u8, gfn: u16 },
+    /// A vCPU writes.
+    Write { vcpu: u8, gfn: u16 },
+    /// A mapper takes a reference to what is behind a gfn, by mfn.
+    Map { gfn: u16 },
+    /// A mapper tries any mfn.
+    MapAny { mfn: u16 },
+    /// It drops one, and leaves the translation in its TLB.
+    Unmap { which: u8 },
+    /// It writes through one.
+    MapperWrite { which: u8 },
+    /// The other domain takes a page.
+    OtherAlloc,
+    /// It frees one.
+    OtherFree { which: u8 },
+    /// The guest starts to die.
+    Die,
+    /// Its teardown frees some pages.
+    Relinquish { pages: u8 },
+}
+
+/// What a machine is like.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    pub format: Format,
+    /// Every write of a present entry flushes at once (NPT up to Xen 4.21).
+    pub eager_flush: bool,
+    pub exec_sp: bool,
+    pub hap_2mb: bool,
+    /// Page tables.
+    pub pool: usize,
+    /// Memory, in blocks of 2 MiB.
+    pub blocks: u64,
+    pub policy: Policy,
+    /// Pages that no migration may use.
+    pub watermark: u64,
+    /// A frame can be had by its number.
+    pub alloc_at: bool,
+    /// Largest order that the guest may allocate.
+    pub max_order: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            format: Format::Ept,
+            eager_flush: false,
+            exec_sp: true,
+            hap_2mb: true,
+            pool: 40,
+            blocks: 10,
+            policy: Policy::Lowest,
+            watermark: 0,
+            alloc_at: true,
+            max_order: 9,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Translation {
+    gfn: Gfn,
+    mfn: Mfn,
+    order: Order,
+    write: bool,
+}
+
+impl Translation {
+    fn has_mfn(&self, mfn: Mfn) -> bool {
+        mfn.align(self.order) == self.mfn
+    }
+}
+
+/// Arguments of the exchange that is going on.
+#[derive(Clone, Debug, Default)]
+pub struct Lists {
+    pub ins: Vec<u64>,
+    pub outs: Vec<u64>,
+    /// Reading this entry (of `ins`, then `outs`) faults.
+    pub fault: Option<usize>,
+}
+
+type Root = Box<[ledger::Slot<Box<ledger::Leaf>>]>;
+
+/// The machine, with one guest that the core works for.
+pub struct Host {
+    pub config: Config,
+    pub heap: Heap,
+    pub tables: Tables,
+    pub facts: Facts,
+    pub mode: Mode,
+    /// Milliseconds.
+    pub now: u64,
+    pub account: Account,
+    pub book: Book<Root>,
+    /// Regions in which log-dirty tracking is on.
+    pub dirty_ranges: BTreeSet<u64>,
+    /// What the guest expects to read at each gfn.
+    pub expect: BTreeMap<u64, u64>,
+    /// gfns about which it cannot know: its own exchange is going on.
+    flux: BTreeSet<u64>,
+    tlbs: [Vec<Translation>; VCPUS],
+    mapper_tlb: BTreeSet<u64>,
+    mapper_refs: Vec<Mfn>,
+    other: Vec<(Mfn, u64)>,
+    limbo: Vec<Mfn>,
+    lists: Lists,
+    locked: bool,
+    need_flush: bool,
+    /// Calls of the core so far.
+    pub calls: u64,
+    /// What others do, and how many calls of the core pass before.
+    pub schedule: VecDeque<(u8, Act)>,
+    gap: u8,
+    /// The guest starts to die at this call.
+    pub die_at: Option<u64>,
+    /// Say that somebody wants the CPU at every so many'th question.
+    pub preempt_every: u64,
+    preempts: u64,
+    /// Fail the n'th call of a kind.
+    pub inject: Option<(Fallible, u64)>,
+    /// How often each was called.
+    pub counts: BTreeMap<Fallible, u64>,
+    /// Whether the injected failure happened.
+    pub injected: bool,
+    pattern: u64,
+    list: List,
+    scratch: Scratch,
+    /// Trace records written.
+    pub traced: Vec<(Event, Record)>,
+}
+
+/// What the host does with values that the core lost.
+#[derive(Debug)]
+pub struct Panics;
+
+impl Loss for Panics {
+    fn lost(what: &'static str) {
+        if !std::thread::panicking() {
+            panic!("the core dropped {what}");
+        }
+    }
+}
+
+/// What is at a gfn, for comparisons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    Ram(Mfn, u64),
+    Other,
+}
+
+/// Everything that an operation that fails must not change, but for the sizes
+/// of the leaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    pub pages: BTreeMap<u64, Seen>,
+    pub tot: i64,
+    pub free: u64,
+}
+
+impl Host {
+    pub fn new(config: Config) -> Self {
+        let root: Root = (0..1).map(|_| ledger::Slot::Quiet).collect();
+
+        Host {
+            config,
+            heap: Heap::new(config.blocks, config.policy),
+            tables: Tables::new(config.format, config.pool, config.exec_sp, config.hap_2mb),
+            facts: Facts::CREATED
+                | Facts::HAP
+                | if config.hap_2mb {
+                    Facts::HAP | Facts::HAP_2MB
+                } else {
+                    Facts::empty()
+                },
+            mode: Mode::Full,
+            now: 0,
+            account: Account::new(),
+            book: Book::new(root),
+            dirty_ranges: BTreeSet::new(),
+            expect: BTreeMap::new(),
+            flux: BTreeSet::new(),
+            tlbs: Default::default(),
+            mapper_tlb: BTreeSet::new(),
+            mapper_refs: Vec::new(),
+            other: Vec::new(),
+            limbo: Vec::new(),
+            lists: Lists::default(),
+            locked: false,
+            need_flush: false,
+            calls: 0,
+            schedule: VecDeque::new(),
+            gap: 0,
+            die_at: None,
+            preempt_every: 0,
+            preempts: 0,
+            inject: None,
+            counts: BTreeMap::new(),
+            injected: false,
+            pattern: 0,
+            list: List::default(),
+            scratch: Scratch::default(),
+            traced: Vec::new(),
+        }
+    }
+
+    pub fn dying(&self) -> bool {
+        self.facts.contains(Facts::DYING)
+    }
+
+    fn fresh_pattern(&mut self) -> u64 {
+        self.pattern += 1;
+        0xc0de_0000_0000_0000 | self.pattern
+    }
+
+    // ---- TLBs ----------------------------------------------------------
+
+    fn flush_guest(&mut self) {
+        for tlb in &mut self.tlbs {
+            tlb.clear();
+        }
+        self.need_flush = false;
+        self.tables.flushed();
+    }
+
+    fn effect(&mut self, effect: Effect) {
+        if effect.was_present || effect.dropped_table {
+            if self.config.eager_flush {
+                self.flush_guest();
+            } else {
+                self.need_flush = true;
+            }
+        }
+    }
+
+    /// No TLB may lead to a frame that goes to the heap; the mappers' may if
+    /// the heap knows that it has to flush.
+    #[track_caller]
+    fn nobody_reaches(&self, mfn: Mfn, mappers_too: bool) {
+        for (vcpu, tlb) in self.tlbs.iter().enumerate() {
+            if let Some(t) = tlb.iter().find(|t| t.has_mfn(mfn)) {
+                panic!("{mfn:?} is let go while the TLB of vCPU {vcpu} has {t:?}");
+            }
+        }
+        if mappers_too && self.mapper_tlb.contains(&mfn.0) {
+            panic!("{mfn:?} is given out while a mapper's TLB leads to it");
+        }
+    }
+
+    // ---- heap ----------------------------------------------------------
+
+    fn take(&mut self, order: Order) -> Option<Mfn> {
+        let (mfn, stamped) = self.heap.take(order)?;
+        self.given_out(mfn, order, stamped);
+        Some(mfn)
+    }
+
+    fn given_out(&mut self, mfn: Mfn, order: Order, stamped: bool) {
+        if stamped {
+            self.mapper_tlb.clear();
+        }
+        for i in 0..order.pages() {
+            self.nobody_reaches(mfn.add(i), true);
+        }
+    }
+
+    fn take_clean(&mut self, order: Order) -> Option<Mfn> {
+        let mfn = self.take(order)?;
+        for i in 0..order.pages() {
+            self.heap.scrub(mfn.add(i));
+        }
+        Some(mfn)
+    }
+
+    /// `put_page()`.
+    fn put_page(&mut self, mfn: Mfn) {
+        let frame = self.heap.at_mut(mfn);
+        frame.count = frame
+            .count
+            .checked_sub(1)
+            .expect("put_page without a reference");
+        if frame.count == 0 {
+            self.free_owned(mfn);
+        }
+    }
+
+    /// `free_domheap_page()` of a page with an owner.
+    fn free_owned(&mut self, mfn: Mfn) {
+        let State::Owned(dom) = self.heap.at(mfn).state else {
+            panic!("{mfn:?} is not owned");
+        };
+        if dom == Dom::Guest {
+            self.nobody_reaches(mfn, false);
+        }
+        self.heap.put(mfn, true);
+        *self.heap.tot_mut(dom) -= 1;
+    }
+
+    /// Take a reference by mfn, as grant mapping does.
+    fn get_page(&mut self, mfn: Mfn) -> bool {
+        let frame = self.heap.at_mut(mfn);
+        let ok = frame.state == State::Owned(Dom::Guest) && frame.count > 0;
+        if ok {
+            frame.count += 1;
+        }
+        ok
+    }
+
+    // ---- writing the p2m, as Xen does it for itself ---------------------
+
+    fn write(&mut self, gfn: Gfn, new: New, order: Order) -> Result<(), Failed> {
+        for at in [gfn, gfn.add(order.pages() - 1)] {
+            if self.tables.walk(at).is_some_and(|hit| hit.recalc) {
+                self.recalc(at);
+            }
+        }
+        let (effect, result) = self.tables.set(gfn, new, order);
+        self.effect(effect);
+        self.event(gfn, new, order);
+        result
+    }
+
+    /// Tell the ledger, as the hook in Xen's p2m code does.
+    fn event(&mut self, gfn: Gfn, new: New, order: Order) {
+        if self.mode == Mode::Off {
+            return;
+        }
+        let mut at = gfn;
+        let end = gfn.0.wrapping_add(order.pages());
+
+        while at.0 < end {
+            let whole = at.is_aligned(Order::REGION) && end - at.0 >= REGION_PAGES;
+            let leaf = self.tables.walk(at).is_some_and(|hit| hit.level > 1);
+            match new {
+                _ if whole && leaf => self.book.settled(at.region()),
+                New::Map(_, kind::RAM_RW, _) => self.book.touch(at.region(), self.now),
+                _ => {}
+            }
+            at = Gfn(at.align(Order::REGION).0.saturating_add(REGION_PAGES));
+        }
+    }
+
+    fn recalc(&mut self, gfn: Gfn) {
+        self.tables.push_recalc(gfn);
+        let start = gfn.align(Order::REGION);
+        for i in 0..REGION_PAGES {
+            self.recalc_one(start.add(i));
+        }
+    }
+
+    fn recalc_one(&mut self, gfn: Gfn) {
+        let all = self.facts.contains(Facts::LOG_DIRTY);
+        let ranges = self.dirty_ranges.clone();
+        let ram = self
+            .tables
+            .recalculate(gfn, |g| all || ranges.contains(&g.region().0));
+
+        if ram && self.mode != Mode::Off {
+            self.book.touch(gfn.region(), self.now);
+        }
+        // Permissions may have been taken away.
+        self.effect(Effect {
+            was_present: true,
+            ..Effect::default()
+        });
+    }
+
+    // ---- the guest and its toolstack, outside the core ------------------
+
+    /// Map fresh memory at a hole, a leaf of `order`, or its pages one by one
+    /// in the order in which the heap gives them. `false`: no room.
+    pub fn populate(&mut self, gfn: Gfn, order: Order, one_by_one: bool) -> bool {
+        assert!(gfn.0 + order.pages() <= GFN_MAX);
+        if self.dying() || (0..order.pages()).any(|i| !self.is_hole(gfn.add(i))) {
+            return false;
+        }
+        let piece = if one_by_one { Order::PAGE } else { order };
+        let mut done = 0;
+        while done < order.pages() {
+            let at = gfn.add(done);
+            let placed = if piece == Order::PAGE {
+                p2m::exchange::place(self, at).map(|block| block.mfn())
+            } else {
+                None
+            };
+            let Some(mfn) = placed.or_else(|| self.take_clean(piece)) else {
+                self.sync();
+                return false;
+            };
+            if self
+                .write(at, New::Map(mfn, kind::RAM_RW, ACCESS_RWX), piece)
+                .is_err()
+            {
+                // As Xen: what was written is unwritten again.
+                let _ = self.write(at, New::Absent(kind::INVALID), piece);
+                self.sync();
+                for i in 0..piece.pages() {
+                    self.heap.put(mfn.add(i), false);
+                }
+                return false;
+            }
+            for i in 0..piece.pages() {
+                self.heap.assign(mfn.add(i), Dom::Guest);
+                self.heap.m2p[(mfn.0 + i) as usize] = Some(at.add(i));
+                self.expect.insert(at.0 + i, 0);
+            }
+            *self.heap.tot_mut(Dom::Guest) += piece.pages() as i64;
+            done += piece.pages();
+        }
+        self.sync();
+        true
+    }
+
+    /// The guest gives a page back (`guest_remove_page()`).
+    pub fn balloon_out(&mut self, gfn: Gfn) -> bool {
+        if self.dying() {
+            return false;
+        }
+        let Some((mfn, _, _)) = self.tables.translate(gfn) else {
+            return false;
+        };
+        if self.heap.at(mfn).special
+            || self
+                .write(gfn, New::Absent(kind::INVALID), Order::PAGE)
+                .is_err()
+        {
+            self.sync();
+            return false;
+        }
+        self.heap.m2p[mfn.0 as usize] = None;
+        self.sync();
+        self.expect.remove(&gfn.0);
+        let frame = self.heap.at_mut(mfn);
+        assert!(
+            frame.allocated,
+            "{gfn:?} was mapped to a page not allocated"
+        );
+        frame.allocated = false;
+        self.put_page(mfn);
+        true
+    }
+
+    /// Flush what is pending, as `p2m_unlock()` does.
+    pub fn sync(&mut self) {
+        if self.need_flush {
+            self.flush_guest();
+        }
+    }
+
+    fn is_hole(&self, gfn: Gfn) -> bool {
+        matches!(
+            self.tables.walk(gfn).map(|hit| hit.slot),
+            None | Some(Slot::Absent {
+                sw_type: kind::RAM_RW | kind::INVALID | kind::MMIO_DM
+            })
+        )
+    }
+
+    /// Change type or access of a RAM page. `false`: it is not one.
+    pub fn retype(&mut self, gfn: Gfn, sw_type: u8, access: u8) -> bool {
+        let access = match self.config.format {
+            Format::Npt => ACCESS_RWX,
+            Format::Ept => access,
+        };
+        let Some((mfn, kind::RAM_RW | kind::RAM_RO, _)) = self.tables.translate(gfn) else {
+            return false;
+        };
+        let ok = !self.dying()
+            && self
+                .write(gfn, New::Map(mfn, sw_type, access), Order::PAGE)
+                .is_ok();
+        self.sync();
+        ok
+    }
+
+    /// Put an entry that is neither RAM nor a hole into a hole, or take it
+    /// away.
+    pub fn set_paged(&mut self, gfn: Gfn, on: bool) {
+        let paged = matches!(
+            self.tables.walk(gfn).map(|hit| hit.slot),
+            Some(Slot::Absent {
+                sw_type: kind::PAGED
+            })
+        );
+        if on && self.is_hole(gfn) && gfn.0 < GFN_END || !on && paged {
+            let new = if on { kind::PAGED } else { kind::INVALID };
+            let _ = self.write(gfn, New::Absent(new), Order::PAGE);
+        }
+        self.sync();
+    }
+
+    /// Turn log-dirty tracking of a region on or off.
+    pub fn track(&mut self, region: Region, on: bool, above: bool) {
+        let changed = if on {
+            self.dirty_ranges.insert(region.0)
+        } else {
+            self.dirty_ranges.remove(&region.0)
+        };
+        if changed {
+            self.tables.want_recalc(region.start(), above);
+            self.effect(Effect {
+                was_present: true,
+                ..Effect::default()
+            });
+            self.sync();
+        }
+    }
+
+    /// The mfn behind a gfn of the guest.
+    pub fn mfn(&self, gfn: Gfn) -> Option<Mfn> {
+        self.tables.translate(gfn).map(|(mfn, _, _)| mfn)
+    }
+
+    /// A mapper takes a reference to what is behind `gfn`.
+    pub fn pin(&mut self, gfn: Gfn) -> bool {
+        match self.mfn(gfn) {
+            Some(mfn) if self.get_page(mfn) => {
+                self.mapper_refs.push(mfn);
+                self.mapper_tlb.insert(mfn.0);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// A mapper drops all references, without a flush.
+    pub fn unpin_all(&mut self) {
+        while let Some(mfn) = self.mapper_refs.pop() {
+            self.put_page(mfn);
+        }
+    }
+
+    /// Mark a page of the guest as one of Xen's own, or not any more.
+    pub fn set_special(&mut self, gfn: Gfn, on: bool) {
+        if let Some(mfn) = self.mfn(gfn) {
+            self.heap.at_mut(mfn).special = on;
+        }
+    }
+
+    /// The other domain takes a page.
+    pub fn other_alloc(&mut self) {
+        if let Some(mfn) = self.take_clean(Order::PAGE) {
+            let content = self.fresh_pattern() | 1 << 63;
+            self.heap.assign(mfn, Dom::Other);
+            self.heap.at_mut(mfn).content = content;
+            self.heap.m2p[mfn.0 as usize] = Some(Gfn(1 << 40 | mfn.0));
+            *self.heap.tot_mut(Dom::Other) += 1;
+            self.other.push((mfn, content));
+        }
+    }
+
+    /// The other domain frees a page.
+    pub fn other_free(&mut self, which: usize) {
+        if !self.other.is_empty() {
+            let (mfn, content) = self.other.swap_remove(which % self.other.len());
+            self.check_other(mfn, content);
+            self.heap.m2p[mfn.0 as usize] = None;
+            self.heap.at_mut(mfn).allocated = false;
+            self.put_page(mfn);
+        }
+    }
+
+    #[track_caller]
+    fn check_other(&self, mfn: Mfn, content: u64) {
+        let frame = self.heap.at(mfn);
+        assert_eq!(
+            frame.state,
+            State::Owned(Dom::Other),
+            "{mfn:?} of the other domain was taken"
+        );
+        assert_eq!(
+            frame.content, content,
+            "{mfn:?} of the other domain was written to"
+        );
+        assert_eq!(
+            self.heap.m2p[mfn.0 as usize],
+            Some(Gfn(1 << 40 | mfn.0)),
+            "the M2P entry of {mfn:?}, of the other domain, was changed"
+        );
+    }
+
+    /// A vCPU reads, or writes `value`.
+    pub fn access(&mut self, vcpu: usize, gfn: Gfn, value: Option<u64>) {
+        if self.dying() {
+            return;
+        }
+        let hit = self.tlbs[vcpu]
+            .iter()
+            .find(|t| gfn.align(t.order) == t.gfn && (t.write || value.is_none()))
+            .copied();
+        let translation = match hit {
+            Some(t) => t,
+            None => match self.fill(gfn, value.is_some()) {
+                Some(t) => {
+                    self.tlbs[vcpu].push(t);
+                    t
+                }
+                None => return,
+            },
+        };
+        let mfn = translation.mfn.add(gfn.0 & (translation.order.pages() - 1));
+        let frame = self.heap.at_mut(mfn);
+
+        // A page that the guest gave up may be reached until the flush.
+        assert_eq!(
+            frame.state,
+            State::Owned(Dom::Guest),
+            "vCPU {vcpu} reaches {mfn:?} through {gfn:?} ({translation:?})"
+        );
+        if self.flux.contains(&gfn.0) {
+            return;
+        }
+        match value {
+            Some(value) => {
+                frame.content = value;
+                self.expect.insert(gfn.0, value);
+            }
+            None => {
+                let expected = self.expect.get(&gfn.0).copied();
+                assert_eq!(
+                    Some(frame.content),
+                    expected,
+                    "vCPU {vcpu} reads something else at {gfn:?} ({translation:?})"
+                );
+            }
+        }
+    }
+
+    /// The hardware walk, and the fault handler when that fails.
+    fn fill(&mut self, gfn: Gfn, write: bool) -> Option<Translation> {
+        let hit = self.tables.walk(gfn)?;
+        if hit.recalc {
+            if self.locked {
+                return None;
+            }
+            self.recalc(gfn);
+            self.sync();
+        }
+        let hit = self.tables.walk(gfn)?;
+        match hit.slot {
+            Slot::Leaf(leaf) => {
+                let writable = leaf.sw_type == kind::RAM_RW
+                    && self
+                        .tables
+                        .translate(gfn)
+                        .is_some_and(|(_, _, a)| a & 2 != 0);
+                if write && !writable {
+                    return None;
+                }
+                let order = order_of(hit.level);
+                Some(Translation {
+                    gfn: gfn.align(order),
+                    mfn: Mfn(leaf.frame),
+                    order,
+                    write: writable,
+                })
+            }
+            Slot::Absent { sw_type } => {
+                assert!(
+                    self.locked || sw_type != kind::MARK,
+                    "a guest access at {gfn:?} waits for a lock that nobody holds"
+                );
+                // With the lock held by the core the access waits.
+                None
+            }
+            Slot::Table { .. } => unreachable!("a walk does not end at a table"),
+        }
+    }
+
+    /// The guest starts to die: its vCPUs do not run any more.
+    pub fn die(&mut self) {
+        self.facts |= Facts::DYING;
+        for tlb in &mut self.tlbs {
+            tlb.clear();
+        }
+    }
+
+    /// Teardown of some pages, which does not take the p2m lock. References are
+    /// dropped now, and the pages are freed a moment later.
+    fn relinquish(&mut self, pages: u64) {
+        let mut left = pages;
+
+        for m in 0..self.heap.len() {
+            let frame = &mut self.heap.frames[m as usize];
+            if left > 0 && frame.state == State::Owned(Dom::Guest) && frame.allocated {
+                frame.allocated = false;
+                frame.count -= 1;
+                if frame.count == 0 {
+                    frame.limbo = true;
+                    self.limbo.push(Mfn(m));
+                }
+                left -= 1;
+            }
+        }
+    }
+
+    fn end_limbo(&mut self) {
+        while let Some(mfn) = self.limbo.pop() {
+            self.heap.at_mut(mfn).limbo = false;
+            self.free_owned(mfn);
+        }
+    }
+
+    /// One act of somebody else.
+    pub fn act(&mut self, act: Act) {
+        let gfn_of = |g: u16| Gfn(u64::from(g) % GFN_MAX);
+
+        match act {
+            Act::Read { vcpu, gfn } => self.access(vcpu as usize % VCPUS, gfn_of(gfn), None),
+            Act::Write { vcpu, gfn } => {
+                let value = self.fresh_pattern();
+                self.access(vcpu as usize % VCPUS, gfn_of(gfn), Some(value));
+            }
+            Act::Map { gfn } => {
+                if !self.dying() {
+                    self.pin(gfn_of(gfn));
+                }
+            }
+            Act::MapAny { mfn } => {
+                let mfn = Mfn(u64::from(mfn) % self.heap.len());
+                if !self.dying() && self.get_page(mfn) {
+                    self.mapper_refs.push(mfn);
+                    self.mapper_tlb.insert(mfn.0);
+                }
+            }
+            Act::Unmap { which } => {
+                if !self.mapper_refs.is_empty() {
+                    let n = which as usize % self.mapper_refs.len();
+                    let mfn = self.mapper_refs.swap_remove(n);
+                    self.put_page(mfn);
+                }
+            }
+            Act::MapperWrite { which } => {
+                if !self.mapper_refs.is_empty() {
+                    let n = which as usize % self.mapper_refs.len();
+                    self.mapper_write(self.mapper_refs[n]);
+                }
+            }
+            Act::OtherAlloc => self.other_alloc(),
+            Act::OtherFree { which } => self.other_free(which as usize),
+            Act::Die => self.die(),
+            Act::Relinquish { pages } => {
+                if self.dying() {
+                    self.relinquish(u64::from(pages) * 8);
+                }
+            }
+        }
+    }
+
+    fn mapper_write(&mut self, mfn: Mfn) {
+        let Some(gfn) = self.heap.m2p[mfn.0 as usize] else {
+            return;
+        };
+        if self.flux.contains(&gfn.0) || !self.heap.at(mfn).allocated {
+            return;
+        }
+        let value = self.fresh_pattern();
+        self.heap.at_mut(mfn).content = value;
+        self.expect.insert(gfn.0, value);
+    }
+
+    /// Every call of the core passes here: time goes on, others act.
+    fn tick(&mut self) {
+        self.calls += 1;
+        self.end_limbo();
+        if self.die_at == Some(self.calls) {
+            self.die();
+        }
+        while let Some(&(gap, act)) = self.schedule.front() {
+            if self.gap < gap {
+                self.gap += 1;
+                break;
+            }
+            self.gap = 0;
+            self.schedule.pop_front();
+            self.act(act);
+        }
+    }
+
+    /// A call that may fail: does it?
+    fn fails(&mut self, what: Fallible) -> bool {
+        let count = self.counts.entry(what).or_default();
+        *count += 1;
+        let fail = self.inject == Some((what, *count));
+        self.injected |= fail;
+        fail
+    }
+
+    // ---- using the core --------------------------------------------------
+
+    /// The guest exchanges memory, in as many calls as it takes. Returns the
+    /// input extents done.
+    pub fn exchange(
+        &mut self,
+        in_order: u32,
+        out_order: u32,
+        lists: Lists,
+        done: u64,
+    ) -> (u64, Result<(), Errno>) {
+        let nr = lists.ins.len() as u64;
+        let new = |done| Request::new(in_order, out_order, nr, done, self.config.max_order);
+        let mut request = match new(done) {
+            Ok(request) => request,
+            Err(errno) => return (done, Err(errno)),
+        };
+        for (list, order) in [(&lists.ins, in_order), (&lists.outs, out_order)] {
+            for &gfn in list {
+                for i in 0..1u64 << order {
+                    self.flux.insert(gfn.wrapping_add(i));
+                }
+            }
+        }
+        self.lists = lists;
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let new = |host: &Self, done| {
+            Request::new(in_order, out_order, nr, done, host.config.max_order)
+                .expect("a preempted call can be continued")
+        };
+        let (mut before, mut in_vain) = (done, 0);
+        let result = loop {
+            match p2m::exchange::run(self, &mut request, &mut scratch) {
+                End::Done => break Ok(()),
+                End::Failed(errno) => break Err(errno),
+                End::Preempted => {
+                    let done = request.done();
+                    in_vain = if done > before { 0 } else { in_vain + 1 };
+                    assert!(in_vain < 16, "continued again and again in vain at {done}");
+                    before = done;
+                    self.settle_flux();
+                    self.check();
+                    request = new(self, done);
+                }
+            }
+        };
+        self.scratch = scratch;
+        self.lists = Lists::default();
+        self.settle_flux();
+        self.flux.clear();
+        (request.done(), result)
+    }
+
+    /// What the guest finds at the gfns of its exchange is what it expects from
+    /// now on. (The caller compares it with what it should be.)
+    fn settle_flux(&mut self) {
+        for &gfn in &self.flux {
+            match self.tables.translate(Gfn(gfn)) {
+                Some((mfn, _, _)) => self.expect.insert(gfn, self.heap.at(mfn).content),
+                None => self.expect.remove(&gfn),
+            };
+        }
+    }
+
+    /// One look of the background coalescer at what is due now. `None`: there
+    /// is nothing to do at this time.
+    pub fn heal_one(&mut self) -> Option<(Region, Outcome)> {
+        if self.mode == Mode::Off {
+            return None;
+        }
+        loop {
+            let now = self.now;
+            let next = self.lock().ledger().next(now);
+            match next {
+                Next::Look(region) => {
+                    let mut list = std::mem::take(&mut self.list);
+                    let mode = self.mode;
+                    let outcome = coalesce::heal(self, &mut list, region, mode, now);
+                    self.list = list;
+                    return Some((region, outcome));
+                }
+                Next::Survey(gib) => self.survey(gib),
+                Next::Grow(gib) => {
+                    // Nothing that is checked lies higher up.
+                    let root: Root = (0..=gib.min(1)).map(|_| ledger::Slot::Quiet).collect();
+                    self.book.grow(root);
+                }
+                Next::Wait(_) | Next::Idle => return None,
+            }
+        }
+    }
+
+    fn survey(&mut self, gib: u64) {
+        let now = self.now;
+        self.book.survey(gib, Box::default());
+        let mut locked = self.lock();
+
+        for r in gib * 512..(gib + 1) * 512 {
+            let region = Region(r);
+            if locked.view(region, |view| matches!(view, View::Table(..))) {
+                locked.ledger().touch(region, now);
+            }
+        }
+    }
+
+    /// Set how far the coalescer may go, as `XEN_DOMCTL_COALESCE_set_mode`.
+    pub fn set_mode(&mut self, mode: Mode) {
+        self.mode = mode;
+        if mode != Mode::Off {
+            self.book.forget();
+        }
+    }
+
+    /// Let the coalescer work until nothing waits any more, or for as long as
+    /// any cool-down lasts.
+    pub fn heal_all(&mut self) {
+        for _ in 0..4096 {
+            let mut looks = 0;
+            while let Some((region, outcome)) = self.heal_one() {
+                looks += 1;
+                assert!(
+                    looks < 4096,
+                    "{region:?} is looked at for ever: {outcome:?}"
+                );
+            }
+            if self.book.queued() == 0 {
+                return;
+            }
+            self.now += 256;
+        }
+    }
+
+    /// What a region looks like.
+    pub fn shape(&mut self, region: Region) -> Shape {
+        self.lock().view(region, shape)
+    }
+
+    // ---- checks ------------------------------------------------------------
+
+    /// What the guest has.
+    pub fn snapshot(&self) -> Snapshot {
+        let mut pages = BTreeMap::new();
+
+        self.tables.each_leaf(|gfn, mfn, order, _| {
+            for i in 0..order.pages() {
+                let content = self.heap.at(mfn.add(i)).content;
+                pages.insert(gfn.0 + i, Seen::Ram(mfn.add(i), content));
+            }
+        });
+        for gfn in 0..GFN_MAX {
+            if !pages.contains_key(&gfn) && !self.is_hole(Gfn(gfn)) {
+                pages.insert(gfn, Seen::Other);
+            }
+        }
+        Snapshot {
+            pages,
+            tot: self.heap.tot[Dom::Guest as usize],
+            free: self.heap.free_pages(),
+        }
+    }
+
+    /// Everything that has to be true whenever the core is not at work.
+    pub fn check(&mut self) {
+        self.end_limbo();
+        assert!(!self.locked, "the lock was never dropped");
+        assert!(!self.need_flush, "the lock was dropped without a flush");
+        assert!(
+            coalesce::books_balance(&self.account),
+            "the counters do not add up: {:?}",
+            self.account
+        );
+        for &(mfn, content) in &self.other {
+            self.check_other(mfn, content);
+        }
+        self.check_frames();
+        self.tables.check();
+        if self.dying() {
+            return;
+        }
+        assert!(
+            self.tables.marks.is_empty(),
+            "marks stayed behind: {:?}",
+            self.tables.marks.first()
+        );
+        self.check_mappings();
+        self.check_tlbs();
+    }
+
+    fn check_frames(&self) {
+        let mut owned = [0i64; 2];
+
+        for (m, frame) in self.heap.frames.iter().enumerate() {
+            match frame.state {
+                State::Free => {}
+                State::Anonymous => panic!("{:?} leaked: it is nobody's", Mfn(m as u64)),
+                State::Owned(dom) => {
+                    owned[dom as usize] += 1;
+                    assert!(frame.count > 0, "{:?} stayed frozen", Mfn(m as u64));
+                }
+            }
+        }
+        assert_eq!(owned, self.heap.tot, "page counts are off (guest, other)");
+    }
+
+    fn check_mappings(&self) {
+        let mut behind = BTreeMap::new();
+
+        self.tables.each_leaf(|gfn, mfn, order, _| {
+            for i in 0..order.pages() {
+                let (gfn, mfn) = (gfn.add(i), mfn.add(i));
+                let frame = self.heap.at(mfn);
+                assert!(
+                    frame.state == State::Owned(Dom::Guest) && frame.allocated,
+                    "{gfn:?} is mapped to {mfn:?}, which is {:?}",
+                    frame.state
+                );
+                if let Some(other) = behind.insert(mfn.0, gfn) {
+                    panic!("{mfn:?} is behind {gfn:?} and {other:?}");
+                }
+                assert_eq!(
+                    self.heap.m2p[mfn.0 as usize],
+                    Some(gfn),
+                    "the M2P entry of {mfn:?}"
+                );
+                assert_eq!(
+                    self.expect.get(&gfn.0),
+                    Some(&frame.content),
+                    "the contents at {gfn:?} ({mfn:?}) changed"
+                );
+            }
+        });
+        assert_eq!(
+            behind.len(),
+            self.expect.len(),
+            "pages of the guest vanished or appeared"
+        );
+        for (m, frame) in self.heap.frames.iter().enumerate() {
+            if frame.state == State::Owned(Dom::Guest) && frame.allocated {
+                assert!(
+                    behind.contains_key(&(m as u64)),
+                    "{:?} of the guest is not mapped anywhere",
+                    Mfn(m as u64)
+                );
+            }
+            if frame.state == State::Free {
+                assert_eq!(self.heap.m2p[m], None, "{:?} is free", Mfn(m as u64));
+            }
+        }
+    }
+
+    fn check_tlbs(&self) {
+        for (vcpu, tlb) in self.tlbs.iter().enumerate() {
+            for t in tlb {
+                for i in [0, t.order.pages() - 1] {
+                    assert_eq!(
+                        self.mfn(t.gfn.add(i)),
+                        Some(t.mfn.add(i)),
+                        "the TLB of vCPU {vcpu} has {t:?}, which is stale"
+                    );
+                }
+            }
+        }
+        for &mfn in &self.mapper_tlb {
+            let frame = self.heap.at(Mfn(mfn));
+            assert!(
+                frame.state == State::Owned(Dom::Guest) || frame.stamped,
+                "a mapper's TLB leads to {:?}, which is {:?} and not stamped",
+                Mfn(mfn),
+                frame.state
+            );
+        }
+    }
+
+    /// The guest and the other domain die, and everything is in the heap again.
+    pub fn finish(mut self) {
+        self.schedule.clear();
+        self.die_at = None;
+        self.check();
+        self.die();
+        self.relinquish(u64::MAX);
+        self.end_limbo();
+        self.unpin_all();
+        while !self.other.is_empty() {
+            self.other_free(0);
+        }
+        assert_eq!(self.heap.tot, [0, 0], "page counts after the end");
+        assert_eq!(
+            self.heap.free_pages(),
+            self.heap.len(),
+            "frames are missing from the heap"
+        );
+    }
+}
+
+impl Machine for Host {
+    type Loss = Panics;
+    type Locked<'a> = Guard<'a>;
+
+    fn lock(&mut self) -> Guard<'_> {
+        self.tick();
+        assert!(!self.locked, "the lock is taken twice");
+        self.locked = true;
+        Guard { host: self }
+    }
+
+    fn alloc(&mut self, order: Order, purpose: Purpose) -> Option<Block> {
+        self.tick();
+        assert!(!self.locked, "allocation under the lock");
+        if self.fails(Fallible::Alloc) {
+            return None;
+        }
+        let mfn = match purpose {
+            Purpose::Expose => self.take_clean(order)?,
+            Purpose::Overwrite(near) => {
+                assert!(near.0 < self.heap.len(), "{near:?} is on no node");
+                if self.heap.free_pages() < self.config.watermark + order.pages() {
+                    return None;
+                }
+                self.take(order)?
+            }
+        };
+        Some(Block::from_allocator(mfn, order))
+    }
+
+    fn alloc_at(&mut self, mfn: Mfn, purpose: Purpose) -> Option<Block> {
+        self.tick();
+        assert!(!self.locked, "allocation under the lock");
+        if !self.config.alloc_at || self.fails(Fallible::AllocAt) {
+            return None;
+        }
+        if purpose != Purpose::Expose && self.heap.free_pages() <= self.config.watermark {
+            return None;
+        }
+        let stamped = self.heap.take_at(mfn)?;
+        self.given_out(mfn, Order::PAGE, stamped);
+        if purpose == Purpose::Expose {
+            self.heap.scrub(mfn);
+        }
+        Some(Block::from_allocator(mfn, Order::PAGE))
+    }
+
+    fn free(&mut self, block: Block) {
+        self.tick();
+        assert!(!self.locked, "freeing under the lock");
+        for i in 0..block.order().pages() {
+            let mfn = block.mfn().add(i);
+            assert_eq!(
+                self.heap.at(mfn).state,
+                State::Anonymous,
+                "{mfn:?} is freed as if nobody had owned it"
+            );
+            self.nobody_reaches(mfn, true);
+            self.heap.put(mfn, false);
+        }
+    }
+
+    fn free_retired(&mut self, mfn: Mfn, order: Order) {
+        self.tick();
+        assert!(!self.locked, "freeing under the lock");
+        assert!(mfn.is_aligned(order), "a block at {mfn:?} of {order:?}");
+        for i in 0..order.pages() {
+            let mfn = mfn.add(i);
+            assert!(self.heap.at(mfn).is_frozen(), "{mfn:?} is not frozen");
+            assert_eq!(
+                self.heap.m2p[mfn.0 as usize], None,
+                "{mfn:?} is freed with an M2P entry"
+            );
+            self.nobody_reaches(mfn, false);
+            self.heap.put(mfn, true);
+        }
+    }
+
+    fn preempt(&mut self) -> bool {
+        self.tick();
+        assert!(!self.locked, "preemption under the lock");
+        self.preempts += 1;
+        self.preempt_every != 0 && self.preempts % self.preempt_every == 0
+    }
+
+    fn trace(&mut self, event: Event, record: Record) {
+        self.tick();
+        self.traced.push((event, record));
+    }
+
+    fn account(&self) -> &Account {
+        &self.account
+    }
+
+    fn ticks(&self) -> u64 {
+        self.calls
+    }
+}
+
+impl Caller for Host {
+    fn read(&mut self, side: Side, first: u64, count: u64, list: &mut List) -> Result<(), Errno> {
+        self.tick();
+        assert!(!self.locked, "a guest copy under the lock");
+        if self.fails(Fallible::Read) {
+            return Err(Errno::Fault);
+        }
+        let (from, base) = match side {
+            Side::In => (&self.lists.ins, 0),
+            Side::Out => (&self.lists.outs, self.lists.ins.len()),
+        };
+        for i in first..first + count {
+            if self.lists.fault == Some(base + i as usize) {
+                return Err(Errno::Fault);
+            }
+            let gfn = from
+                .get(i as usize)
+                .copied()
+                .expect("reads beyond the list");
+            assert!(list.push(Gfn(gfn), Mfn(u64::MAX)), "the list is full");
+        }
+        Ok(())
+    }
+}
+
+/// The host, its p2m locked.
+pub struct Guard<'a> {
+    host: &'a mut Host,
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        self.host.locked = false;
+        if !std::thread::panicking() {
+            assert!(
+                self.host.tables.marks.is_empty() || self.host.dying(),
+                "the lock is dropped while {:?} is marked",
+                self.host.tables.marks.first()
+            );
+            // The lock is gone before the deferred flush is done.
+            self.host.tick();
+            self.host.sync();
+        }
+    }
+}
+
+fn errno(failed: Failed) -> Errno {
+    match failed {
+        Failed::NoTable => Errno::Nomem,
+        Failed::Beyond => Errno::Inval,
+    }
+}
+
+impl Guard<'_> {
+    /// A write that must not need a page table.
+    #[track_caller]
+    fn must(&mut self, what: &str, gfn: Gfn, new: New, order: Order) {
+        let before = self.host.tables.pool_left();
+        let result = self.host.write(gfn, new, order);
+
+        assert_eq!(result, Ok(()), "{what} at {gfn:?} of {order:?} fails");
+        assert!(
+            self.host.tables.pool_left() >= before,
+            "{what} at {gfn:?} of {order:?} needs a page table"
+        );
+    }
+
+    /// What is overwritten is a mark, a hole, or a frame on its way out.
+    #[track_caller]
+    fn nothing_is_lost(&self, what: &str, gfn: Gfn, order: Order) {
+        for i in 0..order.pages() {
+            if let Some(mfn) = self.host.mfn(gfn.add(i)) {
+                let frame = self.host.heap.at(mfn);
+                assert!(
+                    frame.is_frozen() && self.host.heap.m2p[mfn.0 as usize].is_none()
+                        || self.host.dying(),
+                    "{what} at {gfn:?} orphans {mfn:?}, {frame:?}"
+                );
+            }
+        }
+    }
+}
+
+impl Locked for Guard<'_> {
+    type Loss = Panics;
+
+    fn facts(&self) -> Facts {
+        self.host.facts
+    }
+
+    fn lookup(&mut self, gfn: Gfn) -> Lookup {
+        self.host.tick();
+        if self.host.tables.walk(gfn).is_some_and(|hit| hit.recalc) {
+            self.host.recalc(gfn);
+        }
+        let Some(hit) = self.host.tables.walk(gfn) else {
+            return Lookup {
+                kind: Kind::Hole,
+                order: Order::MAX,
+                access: 0,
+            };
+        };
+        let (kind, access) = match (hit.slot, self.host.tables.translate(gfn)) {
+            (
+                Slot::Absent {
+                    sw_type: kind::MARK,
+                },
+                _,
+            ) => (Kind::Reserved, 0),
+            (_, Some((mfn, kind::RAM_RW, access))) => (Kind::Ram(mfn), access),
+            _ if self.host.is_hole(gfn) => (Kind::Hole, 0),
+            _ => (Kind::Other, 0),
+        };
+        Lookup {
+            kind,
+            order: order_of(hit.level),
+            access,
+        }
+    }
+
+    fn view<R>(&mut self, region: Region, f: impl FnOnce(View<'_>) -> R) -> R {
+        self.host.tick();
+        let gfn = region.start();
+        // What is pending above the entries is passed on to them.
+        if self.host.tables.push_recalc(gfn) {
+            self.host.recalc_one(gfn);
+        }
+        let tables = &self.host.tables;
+
+        match (tables.last_table(gfn), tables.walk(gfn)) {
+            (Some(table), _) => f(View::Table(tables.format, table)),
+            (None, Some(hit)) if hit.level == 2 || matches!(hit.slot, Slot::Leaf(_)) => {
+                f(View::Big(hit.slot))
+            }
+            _ => f(View::Nothing),
+        }
+    }
+
+    fn recalculate(&mut self, region: Region) {
+        self.host.tick();
+        self.host.recalc(region.start());
+    }
+
+    fn log_dirty_range(&mut self, region: Region) -> bool {
+        self.host.dirty_ranges.contains(&region.0)
+    }
+
+    fn freeze(&mut self, gfn: Gfn, mfn: Mfn) -> Result<(), Reason> {
+        self.host.tick();
+        let fails = self.host.fails(Fallible::Freeze);
+        let host = &mut *self.host;
+        let m2p = host.heap.m2p[mfn.0 as usize];
+        let frame = host.heap.at_mut(mfn);
+
+        // An mfn comes from the table, so a frame of somebody else can only be
+        // one that the teardown of the guest has freed.
+        if frame.state != State::Owned(Dom::Guest) {
+            assert!(
+                host.facts.contains(Facts::DYING),
+                "{gfn:?} leads to {mfn:?}, {frame:?}"
+            );
+            return Err(Reason::Special);
+        }
+        if m2p != Some(gfn) || frame.special {
+            return Err(Reason::Special);
+        }
+        if frame.count == 0 {
+            return Err(Reason::Vanished);
+        }
+        if fails || frame.types != 0 || !frame.allocated || frame.count != 1 {
+            return Err(Reason::Pinned);
+        }
+        frame.allocated = false;
+        frame.count = 0;
+        Ok(())
+    }
+
+    fn thaw(&mut self, mfn: Mfn) {
+        self.host.tick();
+        let dying = self.host.dying();
+        let frame = self.host.heap.at_mut(mfn);
+
+        assert!(frame.is_frozen(), "{mfn:?} is thawed, and is not frozen");
+        frame.count = 1;
+        frame.allocated = true;
+        if dying {
+            frame.allocated = false;
+            self.host.put_page(mfn);
+        }
+    }
+
+    fn is_frozen(&mut self, mfn: Mfn) -> bool {
+        self.host.tick();
+        let frame = self.host.heap.at(mfn);
+
+        frame.state == State::Owned(Dom::Guest) && frame.count == 0
+    }
+
+    fn default_access(&self) -> u8 {
+        ACCESS_RWX
+    }
+
+    fn m2p(&mut self, mfn: Mfn) -> Option<Gfn> {
+        self.host.heap.m2p[mfn.0 as usize]
+    }
+
+    fn set_m2p(&mut self, mfn: Mfn, gfn: Option<Gfn>) {
+        self.host.tick();
+        assert!(
+            self.host.heap.at(mfn).is_frozen(),
+            "the M2P entry of {mfn:?} is set to {gfn:?}, and it is {:?}",
+            self.host.heap.at(mfn)
+        );
+        self.host.heap.m2p[mfn.0 as usize] = gfn;
+    }
+
+    fn split(&mut self, gfn: Gfn, mfn: Mfn, order: Order, access: u8) -> Result<(), Errno> {
+        self.host.tick();
+        if self.host.fails(Fallible::Split) {
+            return Err(Errno::Nomem);
+        }
+        let (is, sw_type, has) = self.host.tables.translate(gfn).expect("a leaf to split");
+        assert_eq!((is, has), (mfn, access), "a split that changes {gfn:?}");
+        assert_eq!(sw_type, kind::RAM_RW, "a split at {gfn:?}");
+        let (effect, result) = self.host.tables.split(gfn, order);
+        self.host.effect(effect);
+        if effect.split {
+            let new = New::Map(mfn, kind::RAM_RW, access);
+            self.host.event(gfn, new, order);
+        }
+        result.map_err(errno)
+    }
+
+    fn reserve(&mut self, gfn: Gfn, order: Order) -> Result<(), Errno> {
+        self.host.tick();
+        if self.host.fails(Fallible::Reserve) {
+            return Err(Errno::Nomem);
+        }
+        for i in 0..order.pages() {
+            let at = gfn.add(i);
+            assert!(self.host.is_hole(at), "a reservation at {at:?}: no hole");
+        }
+        let result = self.host.write(gfn, New::Absent(kind::MARK), order);
+        if result.is_err() {
+            let marked = self.host.tables.marks.contains(&gfn.0);
+            assert!(!marked, "a reservation fails half way");
+        }
+        result.map_err(errno)
+    }
+
+    fn unreserve(&mut self, gfn: Gfn, order: Order) {
+        self.host.tick();
+        for i in 0..order.pages() {
+            assert!(
+                self.host.tables.marks.contains(&gfn.add(i).0),
+                "{:?} is not reserved",
+                gfn.add(i)
+            );
+        }
+        self.must("unreserve", gfn, New::Absent(kind::INVALID), order);
+    }
+
+    fn zap(&mut self, _: &mut Pending<Panics>, gfn: Gfn, order: Order) {
+        self.host.tick();
+        self.nothing_is_lost("zap", gfn, order);
+        self.must("zap", gfn, New::Absent(kind::INVALID), order);
+    }
+
+    fn hide(&mut self, _: &mut Pending<Panics>, gfn: Gfn) -> Result<(), Errno> {
+        self.host.tick();
+        if self.host.fails(Fallible::Hide) {
+            return Err(Errno::Nomem);
+        }
+        assert!(gfn.is_aligned(Order::REGION));
+        for i in 0..REGION_PAGES {
+            let mfn = self.host.mfn(gfn.add(i));
+            assert!(mfn.is_some(), "{:?} is hidden, and is not RAM", gfn.add(i));
+        }
+        self.must("hide", gfn, New::Absent(kind::MARK), Order::REGION);
+        Ok(())
+    }
+
+    fn install(&mut self, _: &mut Pending<Panics>, gfn: Gfn, mfn: Mfn, order: Order, access: u8) {
+        self.host.tick();
+        self.nothing_is_lost("install", gfn, order);
+        for i in 0..order.pages() {
+            let at = gfn.add(i);
+            let frame = *self.host.heap.at(mfn.add(i));
+            let marked = self.host.tables.marks.contains(&at.0);
+            let free = marked || self.host.is_hole(at) || self.host.mfn(at).is_some();
+
+            assert!(free, "{at:?} is installed over something else");
+            assert!(
+                // A dying domain's page may be on its way out already.
+                frame.state == State::Owned(Dom::Guest) && frame.allocated || self.host.dying(),
+                "{:?} is mapped, and is {frame:?}",
+                mfn.add(i)
+            );
+            if frame.state == State::Owned(Dom::Guest) {
+                assert_eq!(frame.data, Data::Of(Dom::Guest), "{:?}", mfn.add(i));
+                self.host.heap.m2p[(mfn.0 + i) as usize] = Some(at);
+            }
+        }
+        let new = New::Map(mfn, kind::RAM_RW, access);
+        self.must("install", gfn, new, order);
+    }
+
+    fn promote(
+        &mut self,
+        _: &mut Pending<Panics>,
+        gfn: Gfn,
+        mfn: Mfn,
+        access: u8,
+    ) -> Result<(), Errno> {
+        self.host.tick();
+        if self.host.fails(Fallible::Promote) {
+            return Err(Errno::Nomem);
+        }
+        assert!(gfn.is_aligned(Order::REGION) && mfn.is_aligned(Order::REGION));
+        for i in 0..REGION_PAGES {
+            assert_eq!(
+                self.host.tables.translate(gfn.add(i)),
+                Some((mfn.add(i), kind::RAM_RW, access)),
+                "a promotion changes {:?}",
+                gfn.add(i)
+            );
+        }
+        self.must(
+            "promote",
+            gfn,
+            New::Map(mfn, kind::RAM_RW, access),
+            Order::REGION,
+        );
+        Ok(())
+    }
+
+    fn assign(&mut self, mfn: Mfn, order: Order) -> Result<(), Reason> {
+        self.host.tick();
+        if self.host.fails(Fallible::Assign) {
+            self.host.die();
+        }
+        if self.host.dying() {
+            return Err(Reason::Dying);
+        }
+        for i in 0..order.pages() {
+            self.host.heap.assign(mfn.add(i), Dom::Guest);
+        }
+        Ok(())
+    }
+
+    fn account_assigned(&mut self, pages: u64) {
+        self.host.tick();
+        assert!(self.host.dying(), "pages are counted twice");
+        *self.host.heap.tot_mut(Dom::Guest) += pages as i64;
+    }
+
+    fn copy(&mut self, from: Mfn, to: Mfn) {
+        self.host.tick();
+        let source = *self.host.heap.at(from);
+
+        assert!(source.is_frozen(), "{from:?} is copied, and is not frozen");
+        self.host.nobody_reaches(from, false);
+        let target = self.host.heap.at_mut(to);
+        assert_eq!(target.state, State::Anonymous, "{to:?} is overwritten");
+        target.content = source.content;
+        target.data = source.data;
+    }
+
+    fn flush(&mut self, pending: Pending<Panics>) -> Flushed {
+        self.host.tick();
+        self.host.flush_guest();
+        pending.flushed()
+    }
+
+    fn ledger(&mut self) -> &mut impl Ledger {
+        &mut self.host.book
+    }
+}

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Random scripts: what the core promises holds whatever happens. The machine
+//! checks after each step, and while the core is at work; see
+//! `Host::check()`.
+//!
+//! `PROPTEST_CASES` sets how many scripts each property is tried with.
+
+use machine::script::{self, quiet_regions_end_whole};
+use proptest::prelude::*;
+
+fn config(cases: u32) -> ProptestConfig {
+    let env = std::env::var_os("PROPTEST_CASES").is_some();
+    let default = ProptestConfig::default();
+
+    ProptestConfig {
+        cases: if env { default.cases } else { cases },
+        failure_persistence: None,
+        ..default
+    }
+}
+
+proptest! {
+    #![proptest_config(config(96))]
+
+    /// Nobody else acts: what an exchange does and reports is exactly what the
+    /// reference model says.
+    #[test]
+    fn alone(script in script::script(false, false)) {
+        script.play().finish();
+    }
+
+    /// vCPUs, mappers and another domain act at every call of the core.
+    #[test]
+    fn among_others(script in script::script(true, false)) {
+        script.play().finish();
+    }
+
+    /// The guest may die at every call of the core, and its teardown goes on
+    /// meanwhile.
+    #[test]
+    fn dying(script in script::script(true, true)) {
+        script.play().finish();
+    }
+
+    /// When nothing is in the way any more, every region of RAM ends whole.
+    #[test]
+    fn quiet_regions(script in script::script(true, false)) {
+        let mut host = script.play();
+        quiet_regions_end_whole(&mut host);
+        host.finish();
+    }
+}
