@@ -16,6 +16,8 @@ fail()
 
 command -v shellcheck >/dev/null || fail "no shellcheck here: 'make -f build.mk deps' installs what is needed"
 
+cargo metadata -q --locked --format-version 1 >/dev/null ||
+    fail "Cargo.lock does not fit the Cargo.tomls, or a crate cannot be had: see above ('cargo update --workspace')"
 echo "  LINT    rustfmt"
 cargo fmt --all --check || fail "not formatted: run 'make -f build.mk fmt'"
 echo "  LINT    clippy"
