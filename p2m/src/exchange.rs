@@ -368,7 +368,7 @@ fn swap<'l, L: Locked>(
     }
 
     let mut frozen = Frozen::none(list);
-    let mut claimed = 0;
+    let (mut claimed, mut next) = (0, 0);
     // No gfn is there twice if each is larger than the one before.
     let distinct = outputs
         .iter()
@@ -382,7 +382,11 @@ fn swap<'l, L: Locked>(
                 freeze(locked, &mut frozen, input.gfn(), in_order)?;
             }
             for output in outputs.next().unwrap_or(&[]) {
-                claim(locked, output.gfn(), out_order, distinct)?;
+                let mut inputs = Inputs {
+                    frozen: frozen.pairs(),
+                    next: &mut next,
+                };
+                claim(locked, &mut inputs, output.gfn(), out_order, distinct)?;
                 claimed = usize::wrapping_add(claimed, 1);
             }
         }
@@ -470,14 +474,58 @@ fn piece(gfn: Gfn, pages: u64) -> Order {
     }
 }
 
+/// The pages that this call has frozen. To look at their counts instead would
+/// not do: a dying domain's teardown does not take the p2m lock, and a page that
+/// it is about to free has no reference either.
+struct Inputs<'a> {
+    frozen: &'a [Pair],
+    /// Where the next one is looked for first: most lists go the same way.
+    next: &'a mut u64,
+}
+
+impl Inputs<'_> {
+    fn contains(&mut self, gfn: Gfn, mfn: Mfn) -> bool {
+        let find = |pairs: &[Pair]| {
+            (0..REGION_PAGES)
+                .zip(pairs)
+                .find(|(_, pair)| pair.gfn() == gfn && pair.mfn() == mfn)
+                .map(|(i, _)| i)
+        };
+        let (before, after) = self
+            .frozen
+            .split_at_checked(*self.next as usize)
+            .unwrap_or((self.frozen, &[]));
+        let found = find(after)
+            .map(|i| self.next.wrapping_add(i))
+            .or_else(|| find(before));
+
+        if let Some(i) = found {
+            *self.next = i.wrapping_add(1);
+        }
+        found.is_some()
+    }
+}
+
 /// Claim the gfns of one output extent, or none; see step 2.
-fn claim<L: Locked>(locked: &mut L, gfn: Gfn, order: Order, distinct: bool) -> Result<(), Errno> {
+fn claim<L: Locked>(
+    locked: &mut L,
+    inputs: &mut Inputs<'_>,
+    gfn: Gfn,
+    order: Order,
+    distinct: bool,
+) -> Result<(), Errno> {
     let mut done = 0;
 
     while done < order.pages() {
         let at = gfn.add(done);
         let largest = piece(at, order.pages().saturating_sub(done));
-        match claim_piece(locked, at, largest, distinct && order == Order::PAGE) {
+        match claim_piece(
+            locked,
+            inputs,
+            at,
+            largest,
+            distinct && order == Order::PAGE,
+        ) {
             Ok(pages) => done = done.wrapping_add(pages),
             Err(errno) => {
                 unclaim(locked, gfn, done);
@@ -490,6 +538,7 @@ fn claim<L: Locked>(locked: &mut L, gfn: Gfn, order: Order, distinct: bool) -> R
 
 fn claim_piece<L: Locked>(
     locked: &mut L,
+    inputs: &mut Inputs<'_>,
     gfn: Gfn,
     largest: Order,
     distinct: bool,
@@ -502,7 +551,7 @@ fn claim_piece<L: Locked>(
         // It is asked for once, and its table is there: nothing needs a mark.
         Kind::Hole if distinct && found.order == Order::PAGE => {}
         Kind::Hole => locked.reserve(gfn, order)?,
-        Kind::Ram(mfn) if locked.is_frozen(mfn) && locked.m2p(mfn) == Some(gfn) => {
+        Kind::Ram(mfn) if inputs.contains(gfn, mfn) && locked.m2p(mfn) == Some(gfn) => {
             if found.order > order {
                 locked.split(gfn, mfn, order, found.access)?;
             }

@@ -231,10 +231,6 @@ pub trait Locked: Sized {
     /// in its stead.
     fn thaw(&mut self, mfn: Mfn);
 
-    /// The frame is frozen: its count is 0 though a p2m entry of this domain
-    /// names it.
-    fn is_frozen(&mut self, mfn: Mfn) -> bool;
-
     /// The permissions of a page that is newly mapped.
     fn default_access(&self) -> u8;
 

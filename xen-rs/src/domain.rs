@@ -561,15 +561,6 @@ impl Locked for P2mGuard<'_> {
         }
     }
 
-    fn is_frozen(&mut self, mfn: Mfn) -> bool {
-        page(mfn).is_some_and(|page| {
-            let count = PageCount::from_bits_retain(page.count_info.load(Ordering::Acquire));
-
-            core::ptr::eq(ffi::xrs_page_owner(page), self.d)
-                && !count.intersects(PageCount::COUNT | PageCount::ALLOCATED)
-        })
-    }
-
     fn default_access(&self) -> u8 {
         // SAFETY: the lock is held.
         unsafe { ffi::xrs_p2m_default_access(self.d) }
