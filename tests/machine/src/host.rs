@@ -171,6 +171,9 @@ pub struct Host {
     gap: u8,
     /// The guest starts to die at this call.
     pub die_at: Option<u64>,
+    /// How many pages the teardown of a dying guest gets through between two
+    /// calls.
+    pub teardown: u64,
     /// Say that somebody wants the CPU at every so many'th question.
     pub preempt_every: u64,
     preempts: u64,
@@ -249,6 +252,7 @@ impl Host {
             schedule: VecDeque::new(),
             gap: 0,
             die_at: None,
+            teardown: 0,
             preempt_every: 0,
             preempts: 0,
             inject: None,
@@ -594,6 +598,11 @@ impl Host {
         }
     }
 
+    /// How many pages the other domain has.
+    pub fn other_pages(&self) -> usize {
+        self.other.len()
+    }
+
     /// The other domain takes a page.
     pub fn other_alloc(&mut self) {
         if let Some(mfn) = self.take_clean(Order::PAGE) {
@@ -822,6 +831,9 @@ impl Host {
         self.end_limbo();
         if self.die_at == Some(self.calls) {
             self.die();
+        }
+        if self.dying() && self.teardown > 0 {
+            self.relinquish(self.teardown);
         }
         while let Some(&(gap, act)) = self.schedule.front() {
             if self.gap < gap {
@@ -1425,13 +1437,6 @@ impl Locked for Guard<'_> {
             frame.allocated = false;
             self.host.put_page(mfn);
         }
-    }
-
-    fn is_frozen(&mut self, mfn: Mfn) -> bool {
-        self.host.tick();
-        let frame = self.host.heap.at(mfn);
-
-        frame.state == State::Owned(Dom::Guest) && frame.count == 0
     }
 
     fn default_access(&self) -> u8 {

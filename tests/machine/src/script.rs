@@ -89,19 +89,48 @@ impl Exchange {
 /// regions.
 #[derive(Clone, Debug)]
 pub enum Op {
-    Populate { region: u8, one_by_one: bool },
-    FillHoles { gfn: u16, pages: u16 },
-    BalloonOut { gfn: u16, pages: u16, step: u8 },
+    Populate {
+        region: u8,
+        one_by_one: bool,
+    },
+    FillHoles {
+        gfn: u16,
+        pages: u16,
+    },
+    BalloonOut {
+        gfn: u16,
+        pages: u16,
+        step: u8,
+    },
+    /// Some pages of a region come to lie elsewhere; the frames that they had
+    /// are free again, or not.
+    Scatter {
+        region: u8,
+        pages: u16,
+        step: u8,
+        free: bool,
+    },
     Exchange(Exchange),
     Pin(u16),
     UnpinAll,
     Special(u16, bool),
-    Heal { looks: u8, ms: u16 },
+    Heal {
+        looks: u8,
+        ms: u16,
+    },
     Mode(u8),
     Fact(u8, bool),
-    Retype { gfn: u16, ro: bool, access: u8 },
+    Retype {
+        gfn: u16,
+        ro: bool,
+        access: u8,
+    },
     Paged(u16, bool),
-    Track { region: u8, on: bool, above: bool },
+    Track {
+        region: u8,
+        on: bool,
+        above: bool,
+    },
     Pool(u8),
     OtherTakes(u16),
     OtherGives(u16),
@@ -207,6 +236,31 @@ pub fn play(host: &mut Host, op: &Op) {
             for i in 0..u64::from(*pages) {
                 let gfn = Gfn((gfn_of(*gfn).0 + i * (u64::from(*step) + 1)) % GFN_MAX);
                 host.balloon_out(gfn);
+            }
+        }
+        Op::Scatter {
+            region,
+            pages,
+            step,
+            free,
+        } => {
+            let start = region_of(*region).start();
+            let gone: Vec<Gfn> = (0..u64::from(*pages))
+                .map(|i| start.add(i * (u64::from(*step) + 1) % REGION_PAGES))
+                .filter(|&gfn| host.balloon_out(gfn))
+                .collect();
+            let at = host.config.alloc_at;
+            let before = host.other_pages();
+            for _ in &gone {
+                host.other_alloc();
+            }
+            host.config.alloc_at = false;
+            for &gfn in &gone {
+                host.populate(gfn, Order::PAGE, false);
+            }
+            host.config.alloc_at = at;
+            while *free && host.other_pages() > before {
+                host.other_free(before);
             }
         }
         Op::Exchange(exchange) => {
@@ -350,7 +404,8 @@ pub fn exchange_and_compare(host: &mut Host, exchange: &Exchange) -> (u64, Resul
     let fit = !host.facts.intersects(excluded | Facts::DYING);
     let before = host.snapshot();
     let memory_before = memory(host);
-    let alone = host.schedule.is_empty() && host.die_at.is_none() && host.inject.is_none();
+    let quiet = host.schedule.is_empty();
+    let alone = quiet && host.inject.is_none();
 
     host.preempt_every = exchange.preempt_every;
     let (done, result) = host.exchange(exchange.in_order, exchange.out_order, lists.clone(), 0);
@@ -401,11 +456,11 @@ pub fn exchange_and_compare(host: &mut Host, exchange: &Exchange) -> (u64, Resul
                 let frame = host.heap.at(mfn);
                 assert_eq!(frame.state, State::Owned(Dom::Guest));
                 assert!(
-                    content == 0 || !alone,
+                    content == 0 || !quiet,
                     "what was in {mfn:?} before is shown at {gfn:#x}"
                 );
             }
-            _ if alone => assert_eq!(seen, before.pages.get(gfn), "at {gfn:#x}"),
+            _ if quiet => assert_eq!(seen, before.pages.get(gfn), "at {gfn:#x}"),
             _ => {
                 let mfn = |seen: Option<&Seen>| match seen {
                     Some(Seen::Ram(mfn, _)) => Some(*mfn),
@@ -420,7 +475,7 @@ pub fn exchange_and_compare(host: &mut Host, exchange: &Exchange) -> (u64, Resul
         memory.keys().collect::<Vec<_>>(),
         "gfns that are mapped"
     );
-    if alone {
+    if quiet {
         assert_eq!(after.tot, before.tot, "the page count");
         assert_eq!(after.free, before.free, "free memory");
     }
@@ -521,8 +576,8 @@ pub fn act(dying: bool) -> impl Strategy<Value = Act> {
 }
 
 fn acts(concurrent: bool, dying: bool) -> impl Strategy<Value = Vec<(u8, Act)>> {
-    let gap = prop_oneof![3 => 0..4u8, 1 => any::<u8>()];
-    vec((gap, act(dying)), if concurrent { 1..40 } else { 0..1 })
+    let gap = prop_oneof![2 => 0..4u8, 1 => any::<u8>()];
+    vec((gap, act(dying)), if concurrent { 1..60 } else { 0..1 })
 }
 
 fn op(concurrent: bool, dying: bool) -> impl Strategy<Value = Op> {
@@ -533,6 +588,8 @@ fn op(concurrent: bool, dying: bool) -> impl Strategy<Value = Op> {
         3 => (gfn(), 1..600u16).prop_map(|(gfn, pages)| Op::FillHoles { gfn, pages }),
         4 => (gfn(), prop_oneof![1..4u16, 1..600u16], prop_oneof![3 => Just(0u8), 1 => 0..4u8])
             .prop_map(|(gfn, pages, step)| Op::BalloonOut { gfn, pages, step }),
+        4 => (any::<u8>(), prop_oneof![1..4u16, 1..600u16], 0..4u8, any::<bool>())
+            .prop_map(|(region, pages, step, free)| Op::Scatter { region, pages, step, free }),
         10 => exchange().prop_map(Op::Exchange),
         2 => gfn().prop_map(Op::Pin),
         2 => Just(Op::UnpinAll),

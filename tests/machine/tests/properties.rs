@@ -6,7 +6,10 @@
 //! `PROPTEST_CASES` sets how many scripts each property is tried with.
 
 use machine::script::{self, quiet_regions_end_whole};
+use p2m::account::{self, Counter};
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 
 fn config(cases: u32) -> ProptestConfig {
     let env = std::env::var_os("PROPTEST_CASES").is_some();
@@ -49,4 +52,25 @@ proptest! {
         quiet_regions_end_whole(&mut host);
         host.finish();
     }
+}
+
+/// The scripts come to every act of the core, and to most reasons not to act:
+/// properties of what never happens are worth nothing.
+#[test]
+fn scripts_reach_everything() {
+    let mut runner = TestRunner::deterministic();
+    let strategy = script::script(true, false);
+    let mut counters = [0u64; account::ENTRIES];
+    let mut avoided = 0;
+
+    for _ in 0..400 {
+        let script = strategy.new_tree(&mut runner).unwrap().current();
+        let mut host = script.play();
+        quiet_regions_end_whole(&mut host);
+        for (index, sum) in counters.iter_mut().enumerate() {
+            *sum += host.account.get(index);
+        }
+        avoided += host.account.count(Counter::SplitsAvoided);
+    }
+    eprintln!("{counters:?} {avoided}");
 }

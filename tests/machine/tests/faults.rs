@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Each call that may fail, failing at each of its occurrences; and a guest that
+//! starts to die at each call there is. What was begun is then finished, or
+//! never was: nothing lies between.
+//!
+//! `PROPTEST_CASES` above 1000 tries all occurrences, otherwise some.
+
+use arch::Format;
+use machine::heap::Policy;
+use machine::host::{Act, Config, Fallible, Host, Seen, Snapshot};
+use machine::script::{Build, Exchange, Op, Pattern, Script, exchange_and_compare, play};
+
+/// What is done last, and watched.
+#[derive(Clone, Debug)]
+enum Deed {
+    Exchange(Exchange),
+    Heal,
+}
+
+fn exchange(in_order: u32, out_order: u32, chunks: u8, ins: Pattern, outs: Pattern) -> Exchange {
+    Exchange {
+        in_order,
+        out_order,
+        chunks,
+        ins,
+        outs: Some(outs),
+        hostile: Vec::new(),
+        fault: None,
+        preempt_every: 0,
+    }
+}
+
+fn corpus() -> Vec<(&'static str, Script, Deed)> {
+    use Build::{Empty, Pages, Split, Whole};
+    use Pattern::{Down, Run, Stride};
+    let scatter = |pages, step, free| Op::Scatter {
+        region: 1,
+        pages,
+        step,
+        free,
+    };
+    let out = |gfn, pages| Op::BalloonOut {
+        gfn,
+        pages,
+        step: 0,
+    };
+    let deeds = [
+        ("promote", vec![Empty, Split], vec![], Deed::Heal),
+        (
+            "complete one",
+            vec![Empty, Split],
+            vec![scatter(1, 0, true)],
+            Deed::Heal,
+        ),
+        (
+            "complete some",
+            vec![Empty, Split],
+            vec![scatter(60, 3, true)],
+            Deed::Heal,
+        ),
+        (
+            "migrate few",
+            vec![Empty, Split],
+            vec![scatter(20, 3, false)],
+            Deed::Heal,
+        ),
+        (
+            "migrate most",
+            vec![Empty, Split],
+            vec![scatter(500, 0, true)],
+            Deed::Heal,
+        ),
+        (
+            "4K out of leaves, in place",
+            vec![Whole, Whole],
+            vec![],
+            Deed::Exchange(exchange(0, 0, 8, Stride(3, 100), Stride(3, 100))),
+        ),
+        (
+            "4K into new tables",
+            vec![Whole, Pages],
+            vec![],
+            Deed::Exchange(exchange(0, 0, 8, Run(508), Stride(1500, 300))),
+        ),
+        (
+            "leaf for leaf",
+            vec![Whole, Split, Empty],
+            vec![],
+            Deed::Exchange(exchange(9, 9, 2, Run(0), Run(1024))),
+        ),
+        (
+            "leaf in place",
+            vec![Whole, Pages],
+            vec![],
+            Deed::Exchange(exchange(9, 9, 2, Run(0), Run(0))),
+        ),
+        (
+            "pages for a leaf",
+            vec![Pages, Whole],
+            vec![],
+            Deed::Exchange(exchange(0, 9, 1, Down(511), Run(1024))),
+        ),
+        (
+            "pages of a region for a leaf in place",
+            vec![Pages, Whole],
+            vec![],
+            Deed::Exchange(exchange(0, 9, 1, Run(512), Run(512))),
+        ),
+        (
+            "a leaf for pages here and there",
+            vec![Whole, Pages],
+            vec![out(512, 512)],
+            Deed::Exchange(exchange(9, 0, 1, Run(0), Stride(256, 2))),
+        ),
+        (
+            "unaligned 2M",
+            vec![Whole, Whole, Pages],
+            vec![],
+            Deed::Exchange(exchange(9, 9, 1, Run(700), Run(2000))),
+        ),
+        (
+            "middle orders, overlapping outputs",
+            vec![Whole, Pages],
+            vec![],
+            Deed::Exchange(exchange(3, 5, 6, Run(64), Run(1020))),
+        ),
+        (
+            "outputs over other pages",
+            vec![Pages, Pages],
+            vec![],
+            Deed::Exchange(exchange(0, 0, 8, Run(0), Run(600))),
+        ),
+        (
+            "batch of which one chunk cannot be done",
+            vec![Whole, Pages],
+            vec![Op::Pin(20)],
+            Deed::Exchange(exchange(2, 1, 8, Run(0), Run(1024))),
+        ),
+    ];
+
+    deeds
+        .into_iter()
+        .map(|(name, build, ops, deed)| {
+            let script = Script {
+                config: Config::default(),
+                build,
+                ops,
+            };
+            (name, script, deed)
+        })
+        .collect()
+}
+
+fn machines() -> impl Iterator<Item = Config> {
+    [
+        (Format::Npt, true, Policy::Lowest),
+        (Format::Npt, false, Policy::Highest),
+        (Format::Ept, false, Policy::Next),
+    ]
+    .into_iter()
+    .map(|(format, eager_flush, policy)| Config {
+        format,
+        eager_flush,
+        policy,
+        exec_sp: eager_flush,
+        ..Config::default()
+    })
+}
+
+fn prepare(script: &Script) -> Host {
+    let mut host = script.play();
+    // Let every vCPU have translations, so that there is something to flush.
+    for gfn in (0..2048).step_by(61) {
+        play(&mut host, &Op::Act(Act::Write { vcpu: 1, gfn }));
+        play(&mut host, &Op::Act(Act::Read { vcpu: 0, gfn }));
+    }
+    host.counts.clear();
+    host
+}
+
+fn contents(snapshot: &Snapshot) -> Vec<(u64, Option<u64>)> {
+    let content = |seen: &Seen| match seen {
+        Seen::Ram(_, content) => Some(*content),
+        Seen::Other => None,
+    };
+    snapshot
+        .pages
+        .iter()
+        .map(|(&g, s)| (g, content(s)))
+        .collect()
+}
+
+/// Do it, and see that what is to stay the same does.
+fn act(host: &mut Host, deed: &Deed) {
+    match deed {
+        Deed::Exchange(exchange) => {
+            let _ = exchange_and_compare(host, exchange);
+        }
+        Deed::Heal => {
+            let before = host.snapshot();
+            while host.heal_one().is_some() {}
+            if !host.dying() {
+                let after = host.snapshot();
+                assert_eq!(contents(&before), contents(&after));
+                assert_eq!((before.tot, before.free), (after.tot, after.free));
+            }
+        }
+    }
+    host.check();
+}
+
+/// All of `1..=last`, or the first and last and some between.
+fn some(last: u64) -> Vec<u64> {
+    let cases = std::env::var("PROPTEST_CASES").ok();
+    let all = cases
+        .and_then(|c| c.parse().ok())
+        .is_some_and(|c: u64| c > 1000);
+
+    if all || last < 100 {
+        return (1..=last).collect();
+    }
+    let step = (last / 8).max(1);
+    let mut some: Vec<u64> = (1..=last).step_by(step as usize).collect();
+    some.extend([2, 3, last - 1, last]);
+    some.sort_unstable();
+    some.dedup();
+    some
+}
+
+#[test]
+fn every_failure() {
+    for (name, script, deed) in corpus() {
+        for config in machines() {
+            let script = Script {
+                config,
+                ..script.clone()
+            };
+            let mut host = prepare(&script);
+            act(&mut host, &deed);
+            let counts = host.counts.clone();
+            host.finish();
+
+            for kind in Fallible::ALL {
+                for n in some(counts.get(&kind).copied().unwrap_or(0)) {
+                    let mut host = prepare(&script);
+                    host.inject = Some((kind, n));
+                    act(&mut host, &deed);
+                    assert!(host.injected, "{name}: {kind:?} {n} did not happen");
+                    host.finish();
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn dying_at_every_call() {
+    for (name, script, deed) in corpus() {
+        for config in machines() {
+            let script = Script {
+                config,
+                ..script.clone()
+            };
+            let mut host = prepare(&script);
+            let first = host.calls;
+            act(&mut host, &deed);
+            let last = host.calls;
+            host.finish();
+
+            for call in some(last - first) {
+                for teardown in [0, 7, 100_000] {
+                    let mut host = prepare(&script);
+                    host.die_at = Some(first + call);
+                    host.teardown = teardown;
+                    act(&mut host, &deed);
+                    assert!(host.dying(), "{name}: call {call} did not happen");
+                    host.finish();
+                }
+            }
+        }
+    }
+}
+
+/// The corpus comes to each kind of failure.
+#[test]
+fn corpus_reaches_every_fallible_call() {
+    for kind in Fallible::ALL {
+        let reached = corpus().iter().any(|(_, script, deed)| {
+            let mut host = prepare(script);
+            act(&mut host, deed);
+            host.counts.get(&kind).is_some_and(|&n| n > 0)
+        });
+        assert!(reached, "nothing in the corpus calls {kind:?}");
+    }
+}
