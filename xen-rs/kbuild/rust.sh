@@ -30,7 +30,7 @@ export RUSTC_BOOTSTRAP=1
 CARGO_ENCODED_RUSTFLAGS=$(
     { cat "$obj/sysroot/flags"
       printf '%s\n' --remap-path-prefix="$src=xen/rust" \
-          --remap-path-prefix="${CARGO_HOME:-$HOME/.cargo}/registry/src=crates"
+          --remap-path-prefix="${CARGO_HOME:-${HOME:-}/.cargo}/registry/src=crates"
     } | tr '\n' '\037' | sed 's/\x1f$//')
 export CARGO_ENCODED_RUSTFLAGS
 export XEN_RS_ABI="$obj/abi.rs"
@@ -39,10 +39,12 @@ unset RUSTFLAGS
 # Make hands no jobs on to cargo, which has one crate to compile most of the time.
 quiet=--quiet
 [ -z "${VERBOSE:-}" ] || quiet=--verbose
+# From there, so that a .cargo/config.toml of 'cargo vendor' is found.
+cd "$src"
 "$CARGO" rustc $quiet --manifest-path "$src/Cargo.toml" --locked \
     -p xen-rs --lib --crate-type staticlib --profile xen --target $target \
     --target-dir "$obj/target" -- --cfg xen_abi ||
-    fail "cargo failed, see above (crates are downloaded once, 'cargo fetch' in $src does only that)"
+    fail "cargo failed, see above (crates are downloaded once; 'cargo fetch' or 'cargo vendor' in $src does only that)"
 
 # With link time optimisation all code is in one member of the archive. Not the
 # archive is linked: then ld would choose what to take.
