@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// Memory is not allocated under the lock.
+//
+// (The lines that the compiler shows have numbers of two digits: how it
+// aligns others depends on its version.)
+//
+// What is right is in allowed.rs, in the order in which it has to happen.
+use p2m::addr::Order;
+use p2m::machine::{Locked, Machine, Purpose};
+
+pub fn wrong<M: Machine>(machine: &mut M) {
+    let locked = machine.lock();
+    let _ = machine.alloc(Order::PAGE, Purpose::Expose);
+    let _ = locked.facts();
+}
+
+fn main() {}
