@@ -431,7 +431,7 @@ impl Host {
     /// Map fresh memory at a hole, a leaf of `order`, or its pages one by one
     /// in the order in which the heap gives them. `false`: no room.
     pub fn populate(&mut self, gfn: Gfn, order: Order, one_by_one: bool) -> bool {
-        assert!(gfn.0 + order.pages() <= GFN_MAX);
+        assert!(gfn.0 + order.pages() <= GFN_MAX.max(Order::GIB.pages()));
         if self.dying() || (0..order.pages()).any(|i| !self.is_hole(gfn.add(i))) {
             return false;
         }
