@@ -2,9 +2,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #
 # fetch-xen.sh CACHE: sees to it that CACHE/xen.tar.xz is a source archive of Xen
-# 4.20, as Debian 13 ships it. Downloads it once, through an apt configuration of
-# its own: the system's sources, lists and cache are left as they are, and apt
-# checks the archive against its signed index.
+# 4.20, as Debian ships it. Downloads it once: first the versions that
+# xen-versions names with their checksums, newest first, for those the series was
+# tested with, then what apt's signed indexes have. That goes through an apt
+# configuration of its own: the system's sources, lists and cache are left as they
+# are. (A mirror may list a version that it has not got, or keep one that it does not
+# list any more.)
 set -eu
 
 cache=$1
@@ -31,6 +34,7 @@ mkdir -p "$apt/lists/partial" "$apt/archives/partial" "$cache/download"
 : >"$apt/status"
 cat >"$apt/sources.list" <<EOF
 deb-src [signed-by=$keyring] $mirror trixie main
+deb-src [signed-by=$keyring] $mirror stable main
 deb-src [signed-by=$keyring] $security trixie-security main
 EOF
 cat >"$apt/apt.conf" <<EOF
@@ -53,14 +57,36 @@ EOF
 export APT_CONFIG="$apt/apt.conf"
 
 echo "  FETCH   Xen 4.20 ($mirror)"
-apt-get -qq update >"$apt/log" 2>&1 ||
+
+# took VERSION FILE: that is the archive.
+took()
+{
+    echo "$1" >"$cache/xen.version"
+    mv "$2" "$cache/xen.tar.xz"
+    rm -rf "$apt" "$cache/download"
+    exit 0
+}
+
+tried=
+while read -r version sum; do
+    case $version in \#* | '') continue ;; esac
+    tried="$tried $version"
+    name=xen_${version%-*}.orig.tar.xz
+    for pool in "$mirror/pool/main/x/xen" "$security/pool/updates/main/x/xen"; do
+        /usr/lib/apt/apt-helper download-file "$pool/$name" "$cache/download/$name" "SHA256:$sum" \
+            >>"$apt/log" 2>&1 || continue
+        took "$version" "$cache/download/$name"
+    done
+done <"$(dirname "$0")/xen-versions"
+
+apt-get -qq update >>"$apt/log" 2>&1 ||
     { tail -n 3 "$apt/log" >&2; fail "apt could not read its index: is there a network? (or use XEN_SRC=DIR)"; }
 
 # The main archive first: the security archive may have more, but its files are
 # not on every mirror.
 versions=
 # shellcheck disable=SC2016 # apt's variable
-for origin in _trixie_ _trixie-security_; do
+for origin in _trixie_ _stable_ _trixie-security_; do
     versions="$versions $(apt-get indextargets --format '$(FILENAME)' 'Created-By: Sources' |
         grep -- "$origin" | while read -r list; do
             /usr/lib/apt/apt-helper cat-file "$list"
@@ -72,12 +98,9 @@ for version in $versions; do
     apt-get -q source --download-only --tar-only "xen=$version" >>"$apt/log" 2>&1 || continue
     for tar in xen_*.orig.tar.xz; do
         [ -e "$tar" ] || continue
-        echo "$version" >"$cache/xen.version"
-        mv "$tar" "$cache/xen.tar.xz"
         cd ..
-        rm -rf "$apt" "$cache/download"
-        exit 0
+        took "$version" "download/$tar"
     done
 done
 tail -n 5 "$apt/log" >&2
-fail "none of these could be downloaded:${versions:- (no 4.20 in the index)}; use XEN_SRC=DIR"
+fail "none of these could be downloaded:$tried$versions; use XEN_SRC=DIR"

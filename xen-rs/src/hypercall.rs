@@ -176,8 +176,12 @@ fn get_info(d: &Domain, state: &State, op: &mut DomctlCoalesce) -> Result<(), c_
     Ok(())
 }
 
-/// Xen's own check of the p2m against the M2P and the domain's page list.
+/// Xen's own check of the p2m against the M2P and the domain's page list, where
+/// it can be had.
 fn audit(d: &Domain, op: &mut DomctlCoalesce) -> Result<(), c_int> {
+    if !XenDomain::new(d).lock().auditable() {
+        return Err(negative(p2m::machine::Errno::Opnotsupp as u16));
+    }
     let mut bad = [0u64; 3];
     // SAFETY: room for three; no lock is held.
     let rc = unsafe { ffi::xrs_p2m_audit(d, bad.as_mut_ptr()) };

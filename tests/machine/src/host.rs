@@ -70,6 +70,14 @@ pub enum Act {
     OtherAlloc,
     /// It frees one.
     OtherFree { which: u8 },
+    /// Unless the core has the lock: the guest gives a page back and gets
+    /// another, or fills a hole.
+    Renew { gfn: u16 },
+    /// Unless the core has the lock: something becomes true of the domain, or
+    /// ceases to be.
+    Fact { fact: u8, on: bool },
+    /// Unless the core has the lock: log-dirty tracking of a region.
+    Track { region: u8, on: bool },
     /// The guest starts to die.
     Die,
     /// Its teardown frees some pages.
@@ -156,6 +164,8 @@ pub struct Host {
     pub expect: BTreeMap<u64, u64>,
     /// gfns about which it cannot know: its own exchange is going on.
     flux: BTreeSet<u64>,
+    /// gfns that [`Act::Renew`] came by since the last exchange began.
+    pub renewed: BTreeSet<u64>,
     tlbs: [Vec<Translation>; VCPUS],
     mapper_tlb: BTreeSet<u64>,
     mapper_refs: Vec<Mfn>,
@@ -169,6 +179,8 @@ pub struct Host {
     /// What others do, and how many calls of the core pass before.
     pub schedule: VecDeque<(u8, Act)>,
     gap: u8,
+    /// Somebody acts at this call.
+    pub meddle_at: Option<(u64, Act)>,
     /// The guest starts to die at this call.
     pub die_at: Option<u64>,
     /// How many pages the teardown of a dying guest gets through between two
@@ -200,6 +212,21 @@ impl Loss for Panics {
             panic!("the core dropped {what}");
         }
     }
+}
+
+/// What may become true of a domain, and cease to be, one of each.
+pub const FACTS: [Facts; 6] = [
+    Facts::IOMMU,
+    Facts::ALTP2M,
+    Facts::NESTED,
+    Facts::POD,
+    Facts::SHARING,
+    Facts::LOG_DIRTY,
+];
+
+/// The fact that a number chooses.
+pub fn fact_of(n: u8) -> Facts {
+    FACTS[usize::from(n) % FACTS.len()]
 }
 
 /// What is at a gfn, for comparisons.
@@ -240,6 +267,7 @@ impl Host {
             dirty_ranges: BTreeSet::new(),
             expect: BTreeMap::new(),
             flux: BTreeSet::new(),
+            renewed: BTreeSet::new(),
             tlbs: Default::default(),
             mapper_tlb: BTreeSet::new(),
             mapper_refs: Vec::new(),
@@ -251,6 +279,7 @@ impl Host {
             calls: 0,
             schedule: VecDeque::new(),
             gap: 0,
+            meddle_at: None,
             die_at: None,
             teardown: 0,
             preempt_every: 0,
@@ -431,6 +460,10 @@ impl Host {
     /// Map fresh memory at a hole, a leaf of `order`, or its pages one by one
     /// in the order in which the heap gives them. `false`: no room.
     pub fn populate(&mut self, gfn: Gfn, order: Order, one_by_one: bool) -> bool {
+        self.populate_with(gfn, order, one_by_one, true)
+    }
+
+    fn populate_with(&mut self, gfn: Gfn, order: Order, one_by_one: bool, place: bool) -> bool {
         assert!(gfn.0 + order.pages() <= GFN_MAX.max(Order::GIB.pages()));
         if self.dying() || (0..order.pages()).any(|i| !self.is_hole(gfn.add(i))) {
             return false;
@@ -439,7 +472,7 @@ impl Host {
         let mut done = 0;
         while done < order.pages() {
             let at = gfn.add(done);
-            let placed = if piece == Order::PAGE {
+            let placed = if piece == Order::PAGE && place {
                 p2m::exchange::place(self, at).map(|block| block.mfn())
             } else {
                 None
@@ -448,6 +481,14 @@ impl Host {
                 self.sync();
                 return false;
             };
+            if (0..piece.pages()).any(|i| !self.is_hole(at.add(i))) || self.dying() {
+                // Somebody was faster.
+                for i in 0..piece.pages() {
+                    self.heap.put(mfn.add(i), false);
+                }
+                self.sync();
+                return false;
+            }
             if self
                 .write(at, New::Map(mfn, kind::RAM_RW, ACCESS_RWX), piece)
                 .is_err()
@@ -702,6 +743,14 @@ impl Host {
             self.recalc(gfn);
             self.sync();
         }
+        if let Some((mfn, kind::RAM_LOGDIRTY, access)) = self.tables.translate(gfn) {
+            if write && !self.locked {
+                // The fault is how the write is noticed.
+                let new = New::Map(mfn, kind::RAM_RW, access);
+                let _ = self.write(gfn, new, Order::PAGE);
+                self.sync();
+            }
+        }
         let hit = self.tables.walk(gfn)?;
         match hit.slot {
             Slot::Leaf(leaf) => {
@@ -804,6 +853,26 @@ impl Host {
             }
             Act::OtherAlloc => self.other_alloc(),
             Act::OtherFree { which } => self.other_free(which as usize),
+            Act::Renew { gfn } => {
+                let gfn = gfn_of(gfn);
+                let special = self.mfn(gfn).is_some_and(|mfn| self.heap.at(mfn).special);
+                if !self.locked && !self.flux.contains(&gfn.0) && !special {
+                    self.balloon_out(gfn);
+                    self.populate_with(gfn, Order::PAGE, false, false);
+                    self.renewed.insert(gfn.0);
+                }
+            }
+            Act::Fact { fact, on } => {
+                if !self.locked {
+                    self.facts.set(fact_of(fact), on);
+                }
+            }
+            Act::Track { region, on } => {
+                if !self.locked {
+                    let region = Region(u64::from(region) % (GFN_MAX / REGION_PAGES));
+                    self.track(region, on, false);
+                }
+            }
             Act::Die => self.die(),
             Act::Relinquish { pages } => {
                 if self.dying() {
@@ -831,6 +900,10 @@ impl Host {
         self.end_limbo();
         if self.die_at == Some(self.calls) {
             self.die();
+        }
+        match self.meddle_at {
+            Some((call, act)) if call == self.calls => self.act(act),
+            _ => {}
         }
         if self.dying() && self.teardown > 0 {
             self.relinquish(self.teardown);
@@ -880,6 +953,7 @@ impl Host {
             }
         }
         self.lists = lists;
+        self.renewed.clear();
         let mut scratch = std::mem::take(&mut self.scratch);
         let new = |host: &Self, done| {
             Request::new(in_order, out_order, nr, done, host.config.max_order)
@@ -1302,6 +1376,17 @@ fn errno(failed: Failed) -> Errno {
 }
 
 impl Guard<'_> {
+    /// A region may be worked on.
+    #[track_caller]
+    fn fit(&self, what: &str, gfn: Gfn, no: Facts) {
+        let facts = self.host.facts - Facts::DYING;
+        assert!(!facts.intersects(no), "{gfn:?} is {what} with {facts:?}");
+        assert!(
+            !self.host.dirty_ranges.contains(&gfn.region().0),
+            "{gfn:?} is {what} in a range that is tracked"
+        );
+    }
+
     /// A write that must not need a page table.
     #[track_caller]
     fn must(&mut self, what: &str, gfn: Gfn, new: New, order: Order) {
@@ -1515,6 +1600,11 @@ impl Locked for Guard<'_> {
             return Err(Errno::Nomem);
         }
         assert!(gfn.is_aligned(Order::REGION));
+        self.fit(
+            "hidden",
+            gfn,
+            Facts::all() - Facts::CREATED - Facts::HAP - Facts::HAP_2MB,
+        );
         for i in 0..REGION_PAGES {
             let mfn = self.host.mfn(gfn.add(i));
             assert!(mfn.is_some(), "{:?} is hidden, and is not RAM", gfn.add(i));
@@ -1560,6 +1650,8 @@ impl Locked for Guard<'_> {
             return Err(Errno::Nomem);
         }
         assert!(gfn.is_aligned(Order::REGION) && mfn.is_aligned(Order::REGION));
+        let no = Facts::ALTP2M | Facts::NESTED | Facts::SHARING | Facts::LOG_DIRTY;
+        self.fit("promoted", gfn, no);
         for i in 0..REGION_PAGES {
             assert_eq!(
                 self.host.tables.translate(gfn.add(i)),

@@ -3,7 +3,7 @@
 //! the other, and what others do at any time between.
 
 use crate::heap::{Dom, Policy, State};
-use crate::host::{Act, Config, GFN_MAX, Host, Lists, Seen};
+use crate::host::{Act, Config, GFN_MAX, Host, Lists, Seen, fact_of};
 use crate::reference::{Call, Memory, Page};
 use crate::tables::{ACCESS_RWX, GFN_END, kind};
 use arch::Format;
@@ -47,6 +47,8 @@ pub struct Exchange {
     pub outs: Option<Pattern>,
     /// Entries to overwrite, and with what.
     pub hostile: Vec<(u16, u64)>,
+    /// Entries to overwrite with what others are.
+    pub twice: Vec<(u16, u16)>,
     pub fault: Option<u16>,
     pub preempt_every: u64,
 }
@@ -75,6 +77,13 @@ impl Exchange {
             match which.checked_sub(ins.len()) {
                 None => ins[which] = gfn,
                 Some(out) => outs[out] = gfn,
+            }
+        }
+        for &(which, as_what) in &self.twice {
+            for list in [&mut ins, &mut outs] {
+                let (to, from) = (usize::from(which), usize::from(as_what));
+                let n = list.len();
+                list[to % n] = list[from % n];
             }
         }
         Lists {
@@ -157,15 +166,6 @@ pub enum Build {
     /// A leaf that one split has broken.
     Split,
 }
-
-const FACTS: [Facts; 6] = [
-    Facts::IOMMU,
-    Facts::ALTP2M,
-    Facts::NESTED,
-    Facts::POD,
-    Facts::SHARING,
-    Facts::LOG_DIRTY,
-];
 
 fn region_of(n: u8) -> Region {
     Region(u64::from(n) % (GFN_MAX / REGION_PAGES))
@@ -286,8 +286,7 @@ pub fn play(host: &mut Host, op: &Op) {
             _ => Mode::Full,
         }),
         Op::Fact(n, on) => {
-            let fact = FACTS[usize::from(*n) % FACTS.len()];
-            host.facts.set(fact, *on);
+            host.facts.set(fact_of(*n), *on);
         }
         Op::Retype { gfn, ro, access } => {
             let sw_type = if *ro { kind::RAM_RO } else { kind::RAM_RW };
@@ -404,7 +403,7 @@ pub fn exchange_and_compare(host: &mut Host, exchange: &Exchange) -> (u64, Resul
     let fit = !host.facts.intersects(excluded | Facts::DYING);
     let before = host.snapshot();
     let memory_before = memory(host);
-    let quiet = host.schedule.is_empty();
+    let quiet = host.schedule.is_empty() && host.meddle_at.is_none();
     let alone = quiet && host.inject.is_none();
 
     host.preempt_every = exchange.preempt_every;
@@ -444,7 +443,9 @@ pub fn exchange_and_compare(host: &mut Host, exchange: &Exchange) -> (u64, Resul
 
     let mut memory = memory_before;
     call.force(&mut memory, done);
-    let after = host.snapshot();
+    memory.retain(|gfn, _| !host.renewed.contains(gfn));
+    let mut after = host.snapshot();
+    after.pages.retain(|gfn, _| !host.renewed.contains(gfn));
     // What others did meanwhile to pages that are not part of this is theirs.
     for (gfn, page) in &memory {
         let seen = after.pages.get(gfn);
@@ -516,7 +517,7 @@ fn pattern(order: u32) -> impl Strategy<Value = Pattern> {
 
 fn hostile() -> impl Strategy<Value = (u16, u64)> {
     let value = prop_oneof![
-        4 => 0..GFN_MAX,
+        8 => 0..GFN_MAX,
         1 => Just(u64::MAX),
         1 => Just(u64::MAX - 511),
         1 => Just(GFN_END - 1),
@@ -540,17 +541,19 @@ pub fn exchange() -> impl Strategy<Value = Exchange> {
             pattern(in_order),
             outs,
             prop_oneof![4 => Just(Vec::new()), 1 => vec(hostile(), 1..3)],
+            prop_oneof![6 => Just(Vec::new()), 1 => vec(any::<(u16, u16)>(), 1..3)],
             prop_oneof![12 => Just(None), 1 => any::<u16>().prop_map(Some)],
             prop_oneof![2 => Just(0u64), 1 => 1..3u64],
         )
             .prop_map(
-                move |(chunks, ins, outs, hostile, fault, preempt_every)| Exchange {
+                move |(chunks, ins, outs, hostile, twice, fault, preempt_every)| Exchange {
                     in_order,
                     out_order,
                     chunks,
                     ins,
                     outs,
                     hostile,
+                    twice,
                     fault,
                     preempt_every,
                 },
@@ -568,6 +571,10 @@ pub fn act(dying: bool) -> impl Strategy<Value = Act> {
         1 => any::<u16>().prop_map(|mfn| Act::MapAny { mfn }),
         4 => any::<u8>().prop_map(|which| Act::Unmap { which }),
         2 => any::<u8>().prop_map(|which| Act::MapperWrite { which }),
+        2 => gfn().prop_map(|gfn| Act::Renew { gfn }),
+        1 => (any::<u8>(), any::<bool>()).prop_map(|(fact, on)| Act::Fact { fact, on: on && fact > 128 }),
+        1 => (any::<u8>(), any::<bool>())
+            .prop_map(|(region, on)| Act::Track { region, on }),
         4 => Just(Act::OtherAlloc),
         4 => any::<u8>().prop_map(|which| Act::OtherFree { which }),
         1 => Just(only(Act::Die)),

@@ -25,6 +25,7 @@ fn exchange(in_order: u32, out_order: u32, chunks: u8, ins: Pattern, outs: Patte
         ins,
         outs: Some(outs),
         hostile: Vec::new(),
+        twice: Vec::new(),
         fault: None,
         preempt_every: 0,
     }
@@ -199,7 +200,7 @@ fn act(host: &mut Host, deed: &Deed) {
         Deed::Heal => {
             let before = host.snapshot();
             while host.heal_one().is_some() {}
-            if !host.dying() {
+            if !host.dying() && host.meddle_at.is_none() {
                 let after = host.snapshot();
                 assert_eq!(contents(&before), contents(&after));
                 assert_eq!((before.tot, before.free), (after.tot, after.free));
@@ -274,6 +275,51 @@ fn dying_at_every_call() {
                     host.teardown = teardown;
                     act(&mut host, &deed);
                     assert!(host.dying(), "{name}: call {call} did not happen");
+                    host.finish();
+                }
+            }
+        }
+    }
+}
+
+/// Somebody comes between at each call: between a look and the second look it
+/// is that counts, under the lock it is what the flush is for.
+#[test]
+fn meddling_at_every_call() {
+    let acts = [
+        Act::Renew { gfn: 512 },
+        Act::Renew { gfn: 512 + 300 },
+        Act::Write { vcpu: 0, gfn: 512 },
+        Act::Write { vcpu: 1, gfn: 1023 },
+        Act::Map { gfn: 512 },
+        Act::Map { gfn: 515 },
+        Act::Map { gfn: 1023 },
+        Act::Fact { fact: 0, on: true },
+        Act::Fact { fact: 3, on: true },
+        Act::Track {
+            region: 1,
+            on: true,
+        },
+        Act::OtherAlloc,
+        Act::OtherFree { which: 3 },
+    ];
+    for (_, script, deed) in corpus() {
+        for config in machines() {
+            let script = Script {
+                config,
+                ..script.clone()
+            };
+            let mut host = prepare(&script);
+            let first = host.calls;
+            act(&mut host, &deed);
+            let last = host.calls;
+            host.finish();
+
+            for call in some(last - first) {
+                for meddle in acts {
+                    let mut host = prepare(&script);
+                    host.meddle_at = Some((first + call, meddle));
+                    act(&mut host, &deed);
                     host.finish();
                 }
             }

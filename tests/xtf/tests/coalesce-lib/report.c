@@ -148,12 +148,7 @@ void co_pages_now(struct co_pages *p)
 {
     p->dom = co_dom_pages();
     p->free = co_free_pages(&p->iommu);
-
-    /*
-     * Xen's auditor (4.20, p2m_pt_audit_p2m()) ends in a BUG() of its own where
-     * an entry of 1G is mapped, or MMIO, which dom0 has with an IOMMU.
-     */
-    if ( p->iommu || p->dom >= 512 * CO_REGION_PAGES || co_audit(p->bad) )
+    if ( co_audit(p->bad) )
         memset(p->bad, 0xff, sizeof(p->bad));
 }
 

@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! One region and one thing in its way, for each reason that a region can be
+//! left for; and when that goes away without an event, the region is healed all
+//! the same, if that is promised.
+
+use arch::Format;
+use machine::host::{Act, Config, Host};
+use machine::tables::{ACCESS_RWX, kind};
+use p2m::account::{Outcome, Reason};
+use p2m::addr::{Gfn, Order, Region};
+use p2m::coalesce::Mode;
+use p2m::machine::Facts;
+
+const REGION: Region = Region(1);
+const START: u16 = 512;
+
+fn config() -> Config {
+    Config {
+        format: Format::Ept,
+        ..Config::default()
+    }
+}
+
+/// A guest whose second region is broken, its pages all over the place.
+fn astray() -> Host {
+    let mut host = Host::new(config());
+
+    host.other_alloc();
+    assert!(host.populate(REGION.start(), Order::REGION, true));
+    host.heal_one();
+    host
+}
+
+/// The same with the pages in order.
+fn in_order() -> Host {
+    let mut host = Host::new(config());
+
+    assert!(host.populate(REGION.start(), Order::REGION, true));
+    host
+}
+
+/// As `astray`, but nobody has looked yet.
+fn scattered() -> Host {
+    let mut host = Host::new(config());
+
+    host.other_alloc();
+    assert!(host.populate(REGION.start(), Order::REGION, true));
+    host
+}
+
+fn outcome(host: &mut Host) -> Option<Outcome> {
+    let healed = host.heal_one();
+    host.check();
+    healed.map(|(region, outcome)| {
+        assert_eq!(region, REGION);
+        outcome
+    })
+}
+
+#[track_caller]
+fn refused(host: &mut Host, reason: Reason) {
+    assert_eq!(outcome(host), Some(Outcome::Refused(reason)));
+    assert_eq!(host.account.refused(reason), 1);
+}
+
+/// What was in the way is gone: the region is looked at again before long.
+#[track_caller]
+fn healed_in_time(mut host: Host) {
+    for _ in 0..1000 {
+        host.now += 8;
+        match outcome(&mut host) {
+            None => {}
+            Some(Outcome::Refused(reason)) => panic!("{reason:?} is not in the way any more"),
+            Some(_) => {
+                host.finish();
+                return;
+            }
+        }
+    }
+    panic!("it is not looked at again");
+}
+
+#[test]
+fn nothing_in_the_way() {
+    let mut host = astray();
+    host.check();
+    assert!(host.tables.last_table(REGION.start()).is_none());
+    host.finish();
+
+    let mut host = in_order();
+    assert_eq!(outcome(&mut host), Some(Outcome::Promoted));
+    assert_eq!(outcome(&mut host), None);
+    host.finish();
+
+    let mut host = scattered();
+    assert_eq!(outcome(&mut host), Some(Outcome::Migrated));
+    assert_eq!(outcome(&mut host), None);
+    host.finish();
+}
+
+#[test]
+fn a_few_pages_astray_are_fetched() {
+    let mut host = in_order();
+    host.config.alloc_at = false;
+    host.balloon_out(Gfn(515));
+    host.other_alloc();
+    host.populate(Gfn(515), Order::PAGE, false);
+    host.config.alloc_at = true;
+    host.other_free(0);
+    // A page in its place may be pinned.
+    host.pin(Gfn(600));
+    assert_eq!(outcome(&mut host), Some(Outcome::Completed));
+    host.finish();
+}
+
+#[test]
+fn whole_already() {
+    let mut host = in_order();
+    assert_eq!(outcome(&mut host), Some(Outcome::Promoted));
+    // Not by an event, for a whole region is not queued.
+    let mut list = p2m::frames::List::default();
+    let outcome = p2m::coalesce::heal(&mut host, &mut list, REGION, Mode::Full, 0);
+    assert_eq!(outcome, Outcome::Refused(Reason::WholeAlready));
+    let outcome = p2m::coalesce::heal(&mut host, &mut list, Region(0), Mode::Full, 0);
+    assert_eq!(outcome, Outcome::Refused(Reason::Empty));
+    host.finish();
+}
+
+#[test]
+fn hole() {
+    let mut host = scattered();
+    host.balloon_out(Gfn(700));
+    refused(&mut host, Reason::Hole);
+    assert!(host.populate(Gfn(700), Order::PAGE, false));
+    healed_in_time(host);
+}
+
+#[test]
+fn pinned() {
+    let mut host = scattered();
+    host.pin(Gfn(1023));
+    refused(&mut host, Reason::Pinned);
+    host.unpin_all();
+    healed_in_time(host);
+}
+
+#[test]
+fn pinned_in_order() {
+    let mut host = in_order();
+    host.pin(Gfn(1023));
+    assert_eq!(outcome(&mut host), Some(Outcome::Promoted));
+    host.finish();
+}
+
+#[test]
+fn mem_type() {
+    let mut host = scattered();
+    host.retype(Gfn(900), kind::RAM_RO, ACCESS_RWX);
+    refused(&mut host, Reason::MemType);
+    host.retype(Gfn(900), kind::RAM_RW, ACCESS_RWX);
+    healed_in_time(host);
+
+    let mut host = scattered();
+    host.balloon_out(Gfn(900));
+    host.set_paged(Gfn(900), true);
+    refused(&mut host, Reason::MemType);
+    host.finish();
+}
+
+#[test]
+fn access() {
+    for build in [in_order, scattered] {
+        let mut host = build();
+        host.retype(Gfn(900), kind::RAM_RW, 5);
+        refused(&mut host, Reason::Access);
+        host.retype(Gfn(900), kind::RAM_RW, ACCESS_RWX);
+        healed_in_time(host);
+    }
+}
+
+#[test]
+fn special() {
+    let mut host = scattered();
+    host.set_special(Gfn(900), true);
+    refused(&mut host, Reason::Special);
+    host.set_special(Gfn(900), false);
+    host.finish();
+}
+
+#[test]
+fn no_memory() {
+    let mut host = scattered();
+    host.config.watermark = u64::MAX / 2;
+    refused(&mut host, Reason::NoMemory);
+    host.config.watermark = 0;
+    healed_in_time(host);
+}
+
+#[test]
+fn dying() {
+    let mut host = scattered();
+    host.die();
+    refused(&mut host, Reason::Dying);
+    host.finish();
+}
+
+#[test]
+fn facts() {
+    let all = [
+        (Facts::IOMMU, Reason::Iommu, true),
+        (Facts::ALTP2M, Reason::Altp2m, false),
+        (Facts::NESTED, Reason::Nested, false),
+        (Facts::POD, Reason::PopulateOnDemand, true),
+        (Facts::SHARING, Reason::Sharing, false),
+        (Facts::LOG_DIRTY, Reason::LogDirty, false),
+    ];
+    for (fact, reason, promotable) in all {
+        let mut host = scattered();
+        host.facts |= fact;
+        refused(&mut host, reason);
+        host.facts -= fact;
+        if matches!(reason, Reason::PopulateOnDemand | Reason::LogDirty) {
+            healed_in_time(host);
+        }
+
+        let mut host = in_order();
+        host.facts |= fact;
+        if promotable {
+            assert_eq!(outcome(&mut host), Some(Outcome::Promoted));
+        } else {
+            refused(&mut host, reason);
+        }
+        host.finish();
+    }
+
+    let mut host = scattered();
+    host.facts -= Facts::CREATED;
+    refused(&mut host, Reason::NotReady);
+    host.finish();
+}
+
+#[test]
+fn mode() {
+    let mut host = scattered();
+    host.set_mode(Mode::InPlace);
+    refused(&mut host, Reason::Mode);
+    host.set_mode(Mode::Full);
+    healed_in_time(host);
+
+    let mut host = in_order();
+    host.set_mode(Mode::InPlace);
+    assert_eq!(outcome(&mut host), Some(Outcome::Promoted));
+    host.finish();
+
+    let mut host = scattered();
+    host.set_mode(Mode::Off);
+    assert_eq!(outcome(&mut host), None);
+    host.set_mode(Mode::Full);
+    healed_in_time(host);
+}
+
+/// Pages that were written to while they were tracked are ordinary RAM by
+/// type, and belong to a tracked range all the same.
+#[test]
+fn log_dirty_range() {
+    for (build, above) in [(in_order as fn() -> Host, true), (scattered, false)] {
+        let mut host = build();
+        host.track(REGION, true, above);
+        for gfn in START..START + 512 {
+            host.act(Act::Write { vcpu: 0, gfn });
+        }
+        refused(&mut host, Reason::LogDirty);
+        host.track(REGION, false, above);
+        healed_in_time(host);
+    }
+}
+
+#[test]
+fn recalculation() {
+    for above in [true, false] {
+        // Tracking comes and goes, and nobody has looked at the types since.
+        let mut host = scattered();
+        host.track(REGION, true, above);
+        host.track(REGION, false, above);
+        assert_eq!(outcome(&mut host), Some(Outcome::Migrated));
+        host.finish();
+
+        // The types say log-dirty, and are out of date.
+        let mut host = scattered();
+        host.track(REGION, true, above);
+        for gfn in START..START + 512 {
+            host.act(Act::Read { vcpu: 0, gfn });
+        }
+        host.track(REGION, false, above);
+        assert_eq!(outcome(&mut host), Some(Outcome::Migrated));
+        host.finish();
+    }
+}
