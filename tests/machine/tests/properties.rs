@@ -80,7 +80,7 @@ fn scripts_reach_everything() {
     ] {
         assert_ne!(counters[counter as usize], 0, "{counter:?}");
     }
-    for reason in [Reason::Hole, Reason::Pinned, Reason::Mode] {
+    for reason in [Reason::Hole, Reason::Pinned] {
         assert_ne!(
             counters[account::REASON_BASE + reason as usize],
             0,
