@@ -113,6 +113,9 @@ uint64_t co_dom_pages(void);
  */
 uint64_t co_free_pages(bool *iommu);
 
+/* CPUs of the host; 1 without the privilege to know. */
+unsigned int co_host_cpus(void);
+
 /*
  * Regions of 2M (their first gfns) that are RAM all over, apart from the first
  * 2M and whatever the domain was started with.  With want_whole, only those
@@ -162,6 +165,36 @@ static inline uint64_t co_rdtsc(void)
 
 uint64_t co_now(void);          /* ns since boot */
 void co_sleep(uint64_t ns);     /* blocked, so that the CPU is idle */
+
+/* ---- Several vCPUs ---- */
+
+#define CO_MAX_CPUS 16U
+
+/* vCPUs that this domain has, as far as CO_MAX_CPUS. This code runs on vCPU 0. */
+unsigned int co_nr_cpus(void);
+
+/*
+ * Let a vCPU (not 0) run fn(cpu, arg), on a stack of 16 KiB of its own and
+ * without interrupts. When fn returns it sleeps, and may be started again. Only
+ * vCPU 0 may start others, print, and check: co_expect(), printk() and co_rand()
+ * know of no others. co_now(), co_sleep(), co_fill() and co_check() of good
+ * contents may be used by all. 0 or -errno; -ENOENT: there is no such vCPU.
+ */
+int co_cpu_start(unsigned int cpu, void (*fn)(unsigned int cpu, void *arg),
+                 void *arg);
+
+/* fn has not returned yet. */
+bool co_cpu_busy(unsigned int cpu);
+
+/* Wait for it; false after ns. */
+bool co_cpu_wait(unsigned int cpu, uint64_t ns);
+
+/* Nobody goes on before nr vCPUs have come here. Starts as all zeros. */
+struct co_barrier {
+    unsigned int arrived, turn;
+};
+
+void co_barrier_wait(struct co_barrier *b, unsigned int nr);
 
 /* ---- Reporting ---- */
 

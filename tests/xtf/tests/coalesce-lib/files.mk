@@ -3,4 +3,5 @@
 
 obj-perenv += ../coalesce-lib/content.o
 obj-perenv += ../coalesce-lib/report.o
+obj-perenv += ../coalesce-lib/smp.o
 obj-perenv += ../coalesce-lib/xen.o

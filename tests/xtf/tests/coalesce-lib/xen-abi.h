@@ -27,7 +27,28 @@ struct abi_e820_entry {
     uint32_t type;
 } __packed;
 
+#define ABI_VCPUOP_initialise                   0
+#define ABI_VCPUOP_up                           1
+#define ABI_VCPUOP_down                         2
+#define ABI_VCPUOP_is_up                        3
 #define ABI_VCPUOP_register_vcpu_time_phys_area 15
+
+/* What VCPUOP_initialise takes for an HVM guest. */
+#define ABI_VCPU_HVM_MODE_64B 1
+
+struct abi_vcpu_hvm_x86_64 {
+    uint64_t rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, rip, rflags;
+    uint64_t cr0, cr3, cr4, efer;
+};
+
+struct abi_vcpu_hvm_context {
+    uint32_t mode;
+    uint32_t pad;
+    union {
+        struct abi_vcpu_hvm_x86_64 x86_64;
+        uint8_t pad[120];       /* the other one is larger */
+    } cpu_regs;
+};
 
 /* ---- domctl ---- */
 

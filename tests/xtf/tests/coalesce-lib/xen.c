@@ -277,6 +277,21 @@ uint64_t co_free_pages(bool *iommu)
     return op.u.physinfo.free_pages;
 }
 
+unsigned int co_host_cpus(void)
+{
+    struct abi_sysctl op = { .cmd = ABI_SYSCTL_physinfo };
+    int rc;
+
+    if ( !sysctl_version )
+        return 1;
+
+    rc = sysctl(&op);
+    if ( rc )
+        panic("The physinfo sysctl gives %d\n", rc);
+
+    return op.u.physinfo.nr_cpus;
+}
+
 uint64_t co_now(void)
 {
     const volatile struct vcpu_time_info *t = &shared_info.vcpu_info[0].time;

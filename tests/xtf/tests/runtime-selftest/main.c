@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Does what the other tests stand on work: formatting, traps, time, finding
- * memory, contents, ballooning, pinning?  Needs nothing of Xen that a stock one
+ * memory, contents, ballooning, pinning, vCPUs?  Needs nothing of Xen that a stock one
  * does not have.
  *
  * Command line: crash=1 ends in an unexpected trap, to see how that looks.
@@ -74,6 +74,75 @@ static void test_time(void)
     co_expect_true("a sleep is not ten times too long", took < 200 * CO_MS);
 }
 
+/* What the vCPUs of one run write; only the sum is theirs together. */
+static struct {
+    struct co_barrier barrier;
+    unsigned int nr, sum;
+    uint64_t stack[CO_MAX_CPUS];
+    bool late[CO_MAX_CPUS], trapped[CO_MAX_CPUS];
+    unsigned int before[CO_MAX_CPUS];
+} meeting;
+
+static void meet(unsigned int cpu, void *arg)
+{
+    unsigned int i, fault = 0;
+
+    meeting.stack[cpu] = _u(__builtin_frame_address(0));
+
+    for ( i = 0; i < 1000; i++ )
+        __atomic_add_fetch(&meeting.sum, 1, __ATOMIC_RELAXED);
+    co_barrier_wait(&meeting.barrier, meeting.nr);
+    meeting.late[cpu] = ACCESS_ONCE(meeting.sum) != meeting.nr * 1000;
+    co_barrier_wait(&meeting.barrier, meeting.nr);
+
+    /* Traps end up where the first vCPU's do. */
+    __asm__ __volatile__ ( "1: ud2\n\t"
+                           "jmp 3f\n\t"
+                           "2: mov $1, %[fault]\n\t"
+                           "3:\n\t"
+                           _ASM_EXTABLE(1b, 2b)
+                           : [fault] "+r" (fault) );
+    meeting.trapped[cpu] = fault;
+    meeting.before[cpu] = *(unsigned int *)arg;
+}
+
+static void test_cpus(void)
+{
+    unsigned int nr = co_nr_cpus(), turn, i, j;
+
+    printk("@count vcpus %u\n", nr);
+    co_expect("a vCPU that is not there",
+              co_cpu_start(CO_MAX_CPUS - 1, meet, &turn),
+              nr == CO_MAX_CPUS ? 0 : -ENOENT);
+    co_expect("the first vCPU runs already", co_cpu_start(0, meet, &turn),
+              -EINVAL);
+
+    /* Again and again: they sleep in between. */
+    for ( turn = 1; turn <= 20; turn++ )
+    {
+        meeting.nr = nr;
+        meeting.sum = 0;
+        for ( i = 1; i < nr; i++ )
+            co_expect("a vCPU starts", co_cpu_start(i, meet, &turn), 0);
+        if ( nr > 1 )
+            co_expect("while it is busy", co_cpu_start(1, meet, &turn), -EBUSY);
+        meet(0, &turn);
+        for ( i = 1; i < nr; i++ )
+            co_expect_true("a vCPU is done", co_cpu_wait(i, 10 * CO_S));
+
+        for ( i = 0; i < nr; i++ )
+        {
+            co_expect_true("the barrier held everybody", !meeting.late[i]);
+            co_expect_true("traps are handled", meeting.trapped[i]);
+            co_expect("it was given this turn's argument", meeting.before[i],
+                      turn);
+            for ( j = 0; j < i; j++ )
+                co_expect_true("each has its own stack",
+                               meeting.stack[i] != meeting.stack[j]);
+        }
+    }
+}
+
 static void test_memory(void)
 {
     static unsigned long regions[2048];
@@ -142,6 +211,7 @@ void test_main(void)
     test_traps();
     test_time();
     test_memory();
+    test_cpus();
 
     co_finish();
 }
