@@ -66,7 +66,7 @@ lab: ## The program that boots Xen on emulators and judges: target/release/lab
 	@cargo build -q --locked --release -p lab
 
 .PHONY: run
-run: xen guests lab ## Boots Xen on an emulator and shows a guest's memory break up and heal
+run: release guests lab ## Boots Xen on an emulator and shows a guest's memory break up and heal
 	@target/release/lab demo $(LAB_ARGS)
 
 .PHONY: unit
