@@ -83,6 +83,11 @@ bitflags! {
 
 const SW_TYPE_SHIFT: u32 = 52;
 
+const EPT_ACCESS_SHIFT: u32 = 59;
+
+/// The number of `p2m_access_rwx`.
+pub const ACCESS_RWX: u8 = 7;
+
 /// The memory type that Xen writes to have the next access fault, when it
 /// cannot tell the real one yet (`MTRR_NUM_TYPES`).
 const EPT_MISCONFIGURED: u64 = 7;
@@ -173,6 +178,25 @@ impl Format {
         match self {
             Format::Npt => decode_npt(Npt::from_bits_retain(entry.0), level),
             Format::Ept => decode_ept(Ept::from_bits_retain(entry.0), level),
+        }
+    }
+
+    /// The `p2m_access_t` that Xen reads in a leaf (`p2m_pt_get_entry()`,
+    /// `ept_get_entry()`): only EPT keeps one.
+    #[inline]
+    pub fn access(self, entry: Entry) -> u8 {
+        match self {
+            Format::Npt => ACCESS_RWX,
+            Format::Ept => ((entry.0 & Ept::SW_ACCESS.bits()) >> EPT_ACCESS_SHIFT) as u8,
+        }
+    }
+
+    /// Nothing is there, not even a type (`is_epte_valid()`).
+    #[inline]
+    pub fn is_empty(self, entry: Entry) -> bool {
+        match self {
+            Format::Npt => entry.0 == 0,
+            Format::Ept => entry.0 & !Ept::SUPPRESS_VE.bits() == 0,
         }
     }
 }

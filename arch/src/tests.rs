@@ -107,3 +107,27 @@ proptest! {
         prop_assert_eq!(t.entry(index), Entry(7));
     }
 }
+
+#[test]
+fn access_and_emptiness() {
+    let ept = |bits| {
+        (
+            Format::Ept.access(Entry(bits)),
+            Format::Ept.is_empty(Entry(bits)),
+        )
+    };
+    let npt = |bits| {
+        (
+            Format::Npt.access(Entry(bits)),
+            Format::Npt.is_empty(Entry(bits)),
+        )
+    };
+
+    assert_eq!(ept(0), (0, true));
+    assert_eq!(ept(1 << 63), (0, true));
+    assert_eq!(ept(5 << 59 | 7), (5, false));
+    assert_eq!(ept(4 << 52), (0, false));
+    assert_eq!(npt(0), (ACCESS_RWX, true));
+    assert_eq!(npt(1 << 63), (ACCESS_RWX, false));
+    assert_eq!(npt(0x67), (ACCESS_RWX, false));
+}

@@ -24,6 +24,11 @@ pub struct Region(pub u64);
 /// Pages in a region.
 pub const REGION_PAGES: u64 = 1 << Order::REGION.0;
 
+impl Mfn {
+    /// No frame (`INVALID_MFN`).
+    pub const INVALID: Mfn = Mfn(u64::MAX);
+}
+
 impl Order {
     /// 4 KiB.
     pub const PAGE: Order = Order(0);

@@ -13,8 +13,8 @@
 //!    gfn or frame named twice cannot be frozen twice;
 //! 2. each output is claimed: a hole gets a mark, which also makes the page
 //!    tables that the installation needs (no mark where the table is there and
-//!    the gfns ascend, so that none can be named twice); one of the inputs loses
-//!    its M2P entry. An output named twice, or over anything else, is found here;
+//!    single pages are asked for, none twice); one of the inputs loses its M2P
+//!    entry. An output named twice, or over anything else, is found here;
 //! 3. the new frames are assigned: the first step that cannot be undone, and
 //!    the last that can fail, which it does for a dying domain only;
 //! 4. inputs are removed, outputs installed, in the largest entries possible;
@@ -29,7 +29,7 @@ use crate::frames::{Frozen, List, Loss, Pair, Pending, Retired};
 use crate::machine::{Block, Errno, Facts, Kind, Locked, Machine, Purpose};
 use crate::placement::wanted;
 use crate::trace::{Event, Record};
-use zerocopy::{FromZeros, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// One of the two lists of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,9 +42,9 @@ pub enum Side {
 
 /// A machine that can read the lists of the call that is being served.
 pub trait Caller: Machine {
-    /// Append to `list` the gfns of `count` extents of `side`, from number
-    /// `first` on.
-    fn read(&mut self, side: Side, first: u64, count: u64, list: &mut List) -> Result<(), Errno>;
+    /// Read the gfns of the extents of `side`, from number `first` on, as many
+    /// as there is room for in `gfns`.
+    fn read(&mut self, side: Side, first: u64, gfns: &mut [u64]) -> Result<(), Errno>;
 }
 
 /// A call whose sizes have been checked against each other
@@ -184,12 +184,68 @@ fn same(a: &List, b: &List) -> bool {
 }
 
 /// Memory for one call at a time, too large for Xen's stack.
-#[derive(Debug, Default, FromZeros, IntoBytes, Immutable, KnownLayout)]
+#[derive(Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Scratch {
     inputs: List,
     outputs: List,
     frozen: List,
+    names: Names,
+}
+
+/// Finds out whether all gfns of a list are different, in one pass: a hash
+/// table of places in the list (0: none), twice as large as the list can be.
+#[derive(Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Names([u16; 2 * REGION_PAGES as usize]);
+
+impl Default for Names {
+    fn default() -> Self {
+        Names([0; 2 * REGION_PAGES as usize])
+    }
+}
+
+impl Names {
+    /// 2^64 over the golden ratio: neighbours are spread wide.
+    const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
+    fn all_different(&mut self, list: &[Pair]) -> bool {
+        let ascending = || {
+            let mut two = list.iter().zip(list.iter().skip(1));
+            two.all(|(a, b)| a.gfn() < b.gfn())
+        };
+        ascending() || self.none_twice(list)
+    }
+
+    /// Who makes all gfns fall on one place has half a million comparisons
+    /// made, before any lock is taken.
+    fn none_twice(&mut self, list: &[Pair]) -> bool {
+        const MASK: usize = 2 * REGION_PAGES as usize - 1;
+
+        self.0 = [0; 2 * REGION_PAGES as usize];
+        for (i, pair) in (0..REGION_PAGES as u16).zip(list) {
+            let spread = pair.gfn().0.wrapping_mul(Self::SPREAD);
+            let mut at = spread.wrapping_shr(32) as usize;
+
+            loop {
+                match self.0.get_mut(at & MASK) {
+                    Some(place) if *place != 0 => {
+                        let other = list.get(usize::from(*place).wrapping_sub(1));
+                        if other.map(Pair::gfn) == Some(pair.gfn()) {
+                            return false;
+                        }
+                    }
+                    Some(place) => {
+                        *place = i.wrapping_add(1);
+                        break;
+                    }
+                    None => return false,
+                }
+                at = at.wrapping_add(1);
+            }
+        }
+        true
+    }
 }
 
 /// Serve a call until it is done, fails or has to give way. Between two checks
@@ -239,12 +295,14 @@ fn batch<M: Caller>(
         inputs,
         outputs,
         frozen,
+        names,
     } = scratch;
     let chunk = request.chunk_in().blocks_in(request.done);
     let read = |machine: &mut M, side, per_chunk: Order, list: &mut List| {
-        list.clear();
         let first = per_chunk.pages_in(chunk);
-        machine.read(side, first, per_chunk.pages_in(chunks), list)
+        list.fill(per_chunk.pages_in(chunks), |gfns| {
+            machine.read(side, first, gfns)
+        })
     };
 
     read(machine, Side::In, request.chunk_in(), inputs)?;
@@ -269,12 +327,14 @@ fn batch<M: Caller>(
         stocked = stocked.wrapping_add(1);
     }
 
+    let distinct = request.out_order == Order::PAGE && names.all_different(outputs.as_slice());
     let since = machine.ticks();
     let swapped = swap(
         &mut machine.lock(),
         request,
         inputs.as_slice(),
         outputs.as_slice(),
+        distinct,
         frozen,
     );
     let held = machine.ticks().wrapping_sub(since);
@@ -348,12 +408,14 @@ fn unfit(facts: Facts) -> Option<Errno> {
     }
 }
 
-/// All that happens under the lock.
+/// All that happens under the lock. `distinct`: the outputs are single pages,
+/// none named twice.
 fn swap<'l, L: Locked>(
     locked: &mut L,
     request: &Request,
     inputs: &[Pair],
     outputs: &[Pair],
+    distinct: bool,
     list: &'l mut List,
 ) -> Result<Swapped<'l, L::Loss>, Unswapped> {
     let Request {
@@ -369,11 +431,6 @@ fn swap<'l, L: Locked>(
 
     let mut frozen = Frozen::none(list);
     let (mut claimed, mut next) = (0, 0);
-    // No gfn is there twice if each is larger than the one before.
-    let distinct = outputs
-        .iter()
-        .zip(outputs.iter().skip(1))
-        .all(|(a, b)| a.gfn() < b.gfn());
     let mut prepare = || {
         let mut outputs = outputs.chunks(request.chunk_out().pages() as usize);
 
@@ -519,13 +576,7 @@ fn claim<L: Locked>(
     while done < order.pages() {
         let at = gfn.add(done);
         let largest = piece(at, order.pages().saturating_sub(done));
-        match claim_piece(
-            locked,
-            inputs,
-            at,
-            largest,
-            distinct && order == Order::PAGE,
-        ) {
+        match claim_piece(locked, inputs, at, largest, distinct) {
             Ok(pages) => done = done.wrapping_add(pages),
             Err(errno) => {
                 unclaim(locked, gfn, done);
@@ -624,4 +675,46 @@ fn remove<L: Locked>(
         }
     }
     was_leaf
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        #[test]
+        fn twice_is_found_wherever_it_is(gfns in vec(0u64..2000, 0..512)) {
+            let mut list = List::new();
+            for &gfn in &gfns {
+                list.push(Gfn(gfn << 40 | gfn), Mfn::INVALID);
+            }
+            let set: BTreeSet<_> = gfns.iter().collect();
+
+            prop_assert_eq!(
+                Names::default().all_different(list.as_slice()),
+                set.len() == gfns.len()
+            );
+        }
+    }
+
+    #[test]
+    fn a_full_list_that_falls_on_one_place_is_searched() {
+        // The inverse of SPREAD, modulo 2^64: all hashes are small and equal in
+        // the bits that are looked at.
+        let mut inverse = 1u64;
+        for _ in 0..6 {
+            inverse = inverse.wrapping_mul(2u64.wrapping_sub(Names::SPREAD.wrapping_mul(inverse)));
+        }
+        let mut list = List::new();
+        for i in 0..REGION_PAGES {
+            list.push(Gfn(inverse.wrapping_mul(511 - i)), Mfn::INVALID);
+        }
+        assert!(Names::default().all_different(list.as_slice()));
+        list.truncate(REGION_PAGES - 1);
+        list.push(Gfn(inverse.wrapping_mul(77)), Mfn::INVALID);
+        assert!(!Names::default().all_different(list.as_slice()));
+    }
 }

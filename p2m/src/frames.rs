@@ -19,7 +19,7 @@ use crate::addr::{Gfn, Mfn, Order, REGION_PAGES};
 use crate::machine::{Block, Locked, Machine};
 use core::marker::PhantomData;
 use core::mem;
-use zerocopy::{FromZeros, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// What happens to a value that had to be ended and was dropped.
 pub trait Loss {
@@ -29,7 +29,7 @@ pub trait Loss {
 }
 
 /// A guest frame and the machine frame that is, was or will be behind it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromZeros, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Pair {
     gfn: u64,
@@ -55,7 +55,7 @@ impl Pair {
 
 /// Room for one batch: up to 512 pairs. It is memory and nothing else; 8 KiB,
 /// so it does not live on Xen's stack.
-#[derive(Debug, FromZeros, IntoBytes, Immutable, KnownLayout)]
+#[derive(Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct List {
     len: u64,
@@ -95,6 +95,41 @@ impl List {
             }
             None => false,
         }
+    }
+
+    /// Become the list of the `count` gfns that `read` writes, in its own
+    /// memory. It is empty if that fails or if there is no room.
+    pub fn fill<E>(
+        &mut self,
+        count: u64,
+        read: impl FnOnce(&mut [u64]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.len = 0;
+        let Ok(words) = <[u64]>::mut_from_bytes(self.items.as_mut_bytes()) else {
+            return Ok(());
+        };
+        // They are read into the upper half, and spread out from below: no
+        // pair reaches a gfn that was not spread yet.
+        let half = words.len() / 2;
+        let Some(gfns) = words
+            .get_mut(half..)
+            .and_then(|w| w.get_mut(..count as usize))
+        else {
+            return Ok(());
+        };
+
+        read(gfns)?;
+        for i in 0..count as usize {
+            let Some(&gfn) = words.get(half.wrapping_add(i)) else {
+                break;
+            };
+            if let Some([first, second, ..]) = words.get_mut(i.wrapping_mul(2)..) {
+                *first = gfn;
+                *second = Mfn::INVALID.0;
+            }
+        }
+        self.len = count;
+        Ok(())
     }
 
     /// The same, to be changed.
@@ -313,5 +348,41 @@ impl<X: Loss> Drop for Retired<'_, X> {
         if self.list.is_some() {
             X::lost("retired frames");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_is_filled_in_its_own_memory() {
+        for count in [0, 1, 2, 255, 256, 257, 511, 512] {
+            let mut list = List::new();
+            let read = |gfns: &mut [u64]| {
+                for (i, gfn) in (0..).zip(gfns) {
+                    *gfn = 1000 + i * i;
+                }
+                Ok::<(), ()>(())
+            };
+
+            list.fill(count, read).unwrap();
+            assert_eq!(list.len(), count);
+            for (i, pair) in (0..).zip(list.as_slice()) {
+                assert_eq!((pair.gfn(), pair.mfn()), (Gfn(1000 + i * i), Mfn::INVALID));
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_or_has_no_room_leaves_an_empty_list() {
+        let mut list = List::new();
+
+        list.push(Gfn(1), Mfn(1));
+        assert_eq!(list.fill(3, |_| Err(5)), Err(5));
+        assert!(list.is_empty());
+        list.push(Gfn(1), Mfn(1));
+        assert_eq!(list.fill(513, |_| Ok::<(), ()>(())), Ok(()));
+        assert!(list.is_empty());
     }
 }

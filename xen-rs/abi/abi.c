@@ -89,6 +89,7 @@ void xrs_abi(void)
     XEN_ABI(OP_audit, XEN_DOMCTL_COALESCE_audit);
     XEN_ABI(COUNT_reasons, XEN_DOMCTL_COALESCE_COUNT_reasons);
 
+    XEN_ABI(p2m_access_rwx, p2m_access_rwx);
     XEN_ABI(NPT_type, put_pte_flags(0x7fU << 12));
     XEN_ABI(EPT_recalc, ((ept_entry_t){ .recalc = 1 }).epte);
     XEN_ABI(EPT_sp, ((ept_entry_t){ .sp = 1 }).epte);

@@ -48,8 +48,18 @@ unsigned long xrs_p2m_get(struct domain *d, unsigned long gfn, uint8_t *type,
 int xrs_p2m_set(struct domain *d, unsigned long gfn, unsigned long mfn,
                 unsigned int order, uint8_t type, uint8_t access)
 {
-    return p2m_set_entry(p2m_get_hostp2m(d), _gfn(gfn), _mfn(mfn), order, type,
-                         access);
+    struct p2m_domain *p2m = p2m_get_hostp2m(d);
+    int rc;
+
+    if ( order )
+        return p2m_set_entry(p2m, _gfn(gfn), _mfn(mfn), order, type, access);
+
+    /* The same for a single page, which needs no search for the order. */
+    rc = p2m->set_entry(p2m, _gfn(gfn), _mfn(mfn), 0, type, access, -1);
+    if ( !rc && unlikely(d->arch.coalesce_events) )
+        coalesce_event(d, gfn, 0, type);
+
+    return rc;
 }
 
 int xrs_p2m_recalc(struct domain *d, unsigned long gfn)

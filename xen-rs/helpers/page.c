@@ -26,12 +26,13 @@ void xrs_page_put_alloc_ref(struct page_info *pg)
 
 unsigned long xrs_page_m2p(unsigned long mfn)
 {
-    return get_gpfn_from_mfn(mfn);
+    return mfn_valid(_mfn(mfn)) ? get_gpfn_from_mfn(mfn) : INVALID_M2P_ENTRY;
 }
 
 void xrs_page_set_m2p(unsigned long mfn, unsigned long gfn)
 {
-    set_gpfn_from_mfn(mfn, gfn);
+    if ( mfn_valid(_mfn(mfn)) )
+        set_gpfn_from_mfn(mfn, gfn);
 }
 
 void xrs_page_copy(unsigned long to, unsigned long from)

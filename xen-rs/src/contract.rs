@@ -114,6 +114,7 @@ mod checks {
         EPT_emt = Ept::MEMORY_TYPE.bits();
         EPT_sa_p2mt = Ept::SW_TYPE.bits();
         EPT_access = Ept::SW_ACCESS.bits();
+        p2m_access_rwx = arch::ACCESS_RWX;
         EPT_suppress_ve = Ept::SUPPRESS_VE.bits();
     }
     const_assert_eq!(xen::ENODEV as i32, -ENODEV);

@@ -186,7 +186,10 @@ impl Machine for XenDomain<'_> {
 
     fn lock(&mut self) -> P2mGuard<'_> {
         ffi::xrs_p2m_lock(self.d);
-        P2mGuard { d: self.d }
+        P2mGuard {
+            d: self.d,
+            tables: Tables::default(),
+        }
     }
 
     fn alloc(&mut self, order: Order, purpose: Purpose) -> Option<Block> {
@@ -239,31 +242,20 @@ impl p2m::exchange::Caller for XenDomain<'_> {
         &mut self,
         side: p2m::exchange::Side,
         first: u64,
-        count: u64,
-        list: &mut List,
+        gfns: &mut [u64],
     ) -> Result<(), Errno> {
         let Some(call) = self.call else {
             return Err(Errno::Fault);
         };
         let out = side == p2m::exchange::Side::Out;
-        let mut gfns = [0u64; 32];
-        let mut done = 0;
 
-        while done < count {
-            let take = count.saturating_sub(done).min(gfns.len() as u64);
-            let from = first.wrapping_add(done);
-            // SAFETY: room for `take`; this is an unlocked machine.
-            let rc =
-                unsafe { ffi::xrs_guest_read_extents(call, out, from, take, gfns.as_mut_ptr()) };
-            if rc != 0 {
-                return Err(Errno::Fault);
-            }
-            for &gfn in gfns.iter().take(take as usize) {
-                list.push(Gfn(gfn), Mfn(INVALID_MFN));
-            }
-            done = done.wrapping_add(take);
+        // SAFETY: room for so many; this is an unlocked machine.
+        match unsafe {
+            ffi::xrs_guest_read_extents(call, out, first, gfns.len() as u64, gfns.as_mut_ptr())
+        } {
+            0 => Ok(()),
+            _ => Err(Errno::Fault),
         }
-        Ok(())
     }
 }
 
@@ -321,6 +313,24 @@ impl Drop for Mapped<'_> {
 /// This CPU holds the lock.
 pub struct P2mGuard<'d> {
     d: &'d Domain,
+    tables: Tables,
+}
+
+/// Where the tables of some regions were found in this hold of the lock, so
+/// that a look at one page after another of them need not start from the root.
+///
+/// # Invariants
+/// A table that is noted is in use: whatever could replace one goes through
+/// [`P2mGuard::set`], which forgets them all.
+#[derive(Default)]
+struct Tables([Option<(Region, u64)>; 8]);
+
+impl Tables {
+    fn place(&mut self, region: Region) -> Option<&mut Option<(Region, u64)>> {
+        let places = self.0.len() as u64;
+
+        self.0.get_mut(region.0.checked_rem(places)? as usize)
+    }
 }
 
 impl Drop for P2mGuard<'_> {
@@ -340,6 +350,9 @@ fn format() -> Format {
 
 impl P2mGuard<'_> {
     fn set(&mut self, gfn: Gfn, mfn: u64, order: Order, p2mt: u8, access: u8) -> Result<(), Errno> {
+        if order > Order::PAGE {
+            self.tables = Tables::default();
+        }
         // SAFETY: the lock is held.
         match unsafe { ffi::xrs_p2m_set(self.d, gfn.0, mfn, order.log2(), p2mt, access) } {
             0 => Ok(()),
@@ -391,6 +404,53 @@ impl P2mGuard<'_> {
                 _ => return Some((slot, pending)),
             }
         }
+    }
+
+    /// The table of a region of 4 KiB entries of which no type has to be
+    /// recalculated.
+    fn table(&mut self, region: Region) -> Option<Mapped<'_>> {
+        let found = self.tables.place(region).and_then(|p| *p);
+        let frame = match found {
+            Some((there, frame)) if there == region => frame,
+            _ => {
+                // A walk takes no more bits than the table has levels for.
+                if region.start().0 > ffi::xrs_p2m_max_gfn(self.d) {
+                    return None;
+                }
+                let (PteSlot::Table { frame, recalc }, pending) = self.walk(region.start(), 2)?
+                else {
+                    return None;
+                };
+                if recalc || pending {
+                    return None;
+                }
+                if let Some(place) = self.tables.place(region) {
+                    *place = Some((region, frame));
+                }
+                frame
+            }
+        };
+        // SAFETY: the lock is held, and the frame was found in this hold of it.
+        Some(unsafe { Mapped::new(frame) })
+    }
+
+    /// What [`Locked::lookup`] says, if it is plain to see: RAM or nothing, in a
+    /// table of 4 KiB entries.
+    fn glance(&mut self, gfn: Gfn) -> Option<Lookup> {
+        let entry = self.table(gfn.region())?.0.entry(gfn.0);
+        let kind = match format().decode(entry, 1) {
+            PteSlot::Leaf(leaf) if leaf.sw_type == P2M_RAM_RW && !leaf.recalc => {
+                Kind::Ram(Mfn(leaf.frame))
+            }
+            PteSlot::Absent { .. } if format().is_empty(entry) => Kind::Hole,
+            _ => return None,
+        };
+
+        Some(Lookup {
+            kind,
+            order: Order::PAGE,
+            access: format().access(entry),
+        })
     }
 
     /// Does any 2 MiB entry of this GiB lead to a table?
@@ -490,6 +550,10 @@ impl Locked for P2mGuard<'_> {
     }
 
     fn lookup(&mut self, gfn: Gfn) -> Lookup {
+        if let Some(found) = self.glance(gfn) {
+            return found;
+        }
+
         let (mut p2mt, mut access, mut order) = (0, 0, 0);
         // SAFETY: the lock is held.
         let mfn = unsafe { ffi::xrs_p2m_get(self.d, gfn.0, &mut p2mt, &mut access, &mut order) };
@@ -596,18 +660,14 @@ impl Locked for P2mGuard<'_> {
     }
 
     fn m2p(&mut self, mfn: Mfn) -> Option<Gfn> {
-        page(mfn)?;
-        // SAFETY: a valid frame, as was just seen.
-        let gfn = unsafe { ffi::xrs_page_m2p(mfn.0) };
+        let gfn = ffi::xrs_page_m2p(mfn.0);
 
         (gfn != INVALID_M2P).then_some(Gfn(gfn))
     }
 
     fn set_m2p(&mut self, mfn: Mfn, gfn: Option<Gfn>) {
-        if page(mfn).is_some() {
-            // SAFETY: a valid frame of this domain, whose lock is held.
-            unsafe { ffi::xrs_page_set_m2p(mfn.0, gfn.map_or(INVALID_M2P, |g| g.0)) }
-        }
+        // SAFETY: it is a frame of this domain, whose lock is held.
+        unsafe { ffi::xrs_page_set_m2p(mfn.0, gfn.map_or(INVALID_M2P, |g| g.0)) }
     }
 
     fn split(&mut self, gfn: Gfn, mfn: Mfn, order: Order, access: u8) -> Result<(), Errno> {

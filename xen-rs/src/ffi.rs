@@ -94,9 +94,8 @@ unsafe extern "C" {
     pub fn xrs_page_put(page: &PageInfo);
     /// The caller has a reference, besides the one of PGC_allocated.
     pub fn xrs_page_put_alloc_ref(page: &PageInfo);
-    /// `mfn` is a valid frame.
-    pub fn xrs_page_m2p(mfn: u64) -> u64;
-    /// `mfn` is a valid frame, and the p2m lock of its owner is held.
+    pub safe fn xrs_page_m2p(mfn: u64) -> u64;
+    /// If `mfn` is a frame, the p2m lock of its owner is held.
     pub fn xrs_page_set_m2p(mfn: u64, gfn: u64);
     /// Both are valid frames; nobody else writes to `to`.
     pub fn xrs_page_copy(to: u64, from: u64);

@@ -4,7 +4,8 @@
 
 use core::ffi::c_int;
 use core::mem::size_of_val;
-use core::sync::atomic::Ordering;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 use p2m::account::{Counter, ENTRIES};
 use p2m::addr::{Gfn, Order, Region};
@@ -85,7 +86,7 @@ pub fn exchange(d: &Domain, call: &mut MemoryExchange, memflags: u32, max_order:
         Ok(request) => request,
         Err(errno) => return negative(errno as u16),
     };
-    let Some(mut scratch) = XBox::<Scratch>::zeroed() else {
+    let Some(mut scratch) = take_scratch() else {
         return ENOMEM;
     };
     let mut machine = XenDomain {
@@ -95,12 +96,41 @@ pub fn exchange(d: &Domain, call: &mut MemoryExchange, memflags: u32, max_order:
     };
     let end = run(&mut machine, &mut request, &mut scratch);
 
+    keep_scratch(scratch);
     call.nr_exchanged = request.done();
     match end {
         End::Done => 0,
         End::Preempted => ERESTART,
         End::Failed(errno) => negative(errno as u16),
     }
+}
+
+/// Memory for the next call, whichever domain it is of: to get it anew would
+/// cost more than to exchange a page. Null while it is in use.
+static SPARE: AtomicPtr<Scratch> = AtomicPtr::new(ptr::null_mut());
+
+/// Before there is anybody to call: from then on there is one for them all, and
+/// no call takes memory that it does not give back.
+pub fn provide_scratch() {
+    if SPARE.load(Ordering::Relaxed).is_null() {
+        if let Some(scratch) = XBox::zeroed() {
+            keep_scratch(scratch);
+        }
+    }
+}
+
+fn take_scratch() -> Option<XBox<Scratch>> {
+    let spare = SPARE.swap(ptr::null_mut(), Ordering::Acquire);
+
+    // SAFETY: it came from `keep_scratch`, and nobody else can have taken it.
+    unsafe { XBox::from_raw(spare) }.or_else(XBox::zeroed)
+}
+
+fn keep_scratch(scratch: XBox<Scratch>) {
+    let before = SPARE.swap(scratch.into_raw(), Ordering::AcqRel);
+
+    // SAFETY: as above.
+    drop(unsafe { XBox::<Scratch>::from_raw(before) });
 }
 
 /// The frame that would make the region around the hole `gfn` whole, or

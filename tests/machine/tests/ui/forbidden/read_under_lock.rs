@@ -6,12 +6,11 @@
 //
 // What is right is in allowed.rs, in the order in which it has to happen.
 use p2m::exchange::{Caller, Side};
-use p2m::frames::List;
 use p2m::machine::Locked;
 
-pub fn wrong<M: Caller>(machine: &mut M, list: &mut List) {
+pub fn wrong<M: Caller>(machine: &mut M, gfns: &mut [u64]) {
     let locked = machine.lock();
-    let _ = machine.read(Side::In, 0, 1, list);
+    let _ = machine.read(Side::In, 0, gfns);
     let _ = locked.facts();
 }
 
