@@ -16,6 +16,8 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod device;
+
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use bitflags::bitflags;
@@ -37,6 +39,12 @@ const FRAME_MASK: u64 = 0x000f_ffff_ffff_f000;
 /// The number that both Xen and this crate give to ordinary guest RAM
 /// (`p2m_ram_rw`).
 pub const SW_TYPE_RAM_RW: u8 = 0;
+
+/// RAM whose next write is to be noticed (`p2m_ram_logdirty`).
+pub const SW_TYPE_RAM_LOGDIRTY: u8 = 2;
+
+/// RAM to which writes are dropped (`p2m_ram_ro`).
+pub const SW_TYPE_RAM_RO: u8 = 3;
 
 bitflags! {
     /// Bits of an AMD nested page table entry that we look at.

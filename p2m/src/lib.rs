@@ -41,6 +41,7 @@
 
 pub mod account;
 pub mod addr;
+pub mod audit;
 pub mod coalesce;
 pub mod exchange;
 pub mod frames;

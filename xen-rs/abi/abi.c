@@ -16,6 +16,9 @@
 #include <public/trace.h>
 #include <xen-rs.h>
 
+#include "../../../drivers/passthrough/amd/iommu-defs.h"
+#include "../../../drivers/passthrough/vtd/iommu.h"
+
 #define XEN_ABI(name, value) \
     asm volatile ( "\n.ascii\"==>#define " #name " %0 <==\"" :: "i" (value) )
 #define XEN_ABI_SIZE(name, type) XEN_ABI(SIZE_##name, sizeof(type))
@@ -54,6 +57,8 @@ void xrs_abi(void)
 
     XEN_ABI(p2m_ram_rw, p2m_ram_rw);
     XEN_ABI(p2m_invalid, p2m_invalid);
+    XEN_ABI(p2m_ram_logdirty, p2m_ram_logdirty);
+    XEN_ABI(p2m_ram_ro, p2m_ram_ro);
     XEN_ABI(p2m_mmio_dm, p2m_mmio_dm);
     XEN_ABI(p2m_populate_on_demand, p2m_populate_on_demand);
     XEN_ABI(PAGE_ORDER_2M, PAGE_ORDER_2M);
@@ -87,6 +92,11 @@ void xrs_abi(void)
     XEN_ABI(OP_get_info, XEN_DOMCTL_COALESCE_get_info);
     XEN_ABI(OP_get_map, XEN_DOMCTL_COALESCE_get_map);
     XEN_ABI(OP_audit, XEN_DOMCTL_COALESCE_audit);
+    XEN_ABI(AUDIT_pages, XEN_DOMCTL_COALESCE_AUDIT_pages);
+    XEN_ABI(AUDIT_compared, XEN_DOMCTL_COALESCE_AUDIT_compared);
+    XEN_ABI(AUDIT_wrong_frame, XEN_DOMCTL_COALESCE_AUDIT_wrong_frame);
+    XEN_ABI(AUDIT_wrong_device, XEN_DOMCTL_COALESCE_AUDIT_wrong_device);
+    XEN_ABI(AUDIT_xen_orphans, XEN_DOMCTL_COALESCE_AUDIT_xen_orphans);
     XEN_ABI(COUNT_reasons, XEN_DOMCTL_COALESCE_COUNT_reasons);
 
     XEN_ABI(p2m_access_rwx, p2m_access_rwx);
@@ -97,6 +107,10 @@ void xrs_abi(void)
     XEN_ABI(EPT_sa_p2mt, ((ept_entry_t){ .sa_p2mt = 0x3f }).epte);
     XEN_ABI(EPT_access, ((ept_entry_t){ .access = 0xf }).epte);
     XEN_ABI(EPT_suppress_ve, ((ept_entry_t){ .suppress_ve = 1 }).epte);
+    XEN_ABI(AMD_next_level, ((union amd_iommu_pte){ .next_level = 7 }).raw);
+    XEN_ABI(AMD_read, ((union amd_iommu_pte){ .ir = true }).raw);
+    XEN_ABI(AMD_write, ((union amd_iommu_pte){ .iw = true }).raw);
+    XEN_ABI(VTD_leaf, DMA_PTE_SP);
 
     /* An unsigned long is a register, a frame number and a pointer. */
     BUILD_BUG_ON(sizeof(unsigned long) != 8 || sizeof(void *) != 8);
@@ -106,6 +120,7 @@ void xrs_abi(void)
     BUILD_BUG_ON(_PAGE_PRESENT != 1 || _PAGE_RW != 2 || _PAGE_USER != 4);
     BUILD_BUG_ON(_PAGE_PSE != 1 << 7 || _PAGE_PAT != 1 << 7);
     BUILD_BUG_ON(_PAGE_PSE_PAT != 1 << 12);
+    BUILD_BUG_ON(DMA_PTE_READ != 1 || DMA_PTE_WRITE != 2);
     BUILD_BUG_ON(MTRR_NUM_TYPES != 7 || X86_MT_WB != 6);
 }
 

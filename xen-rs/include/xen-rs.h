@@ -58,6 +58,10 @@ unsigned int xrs_heap_node_flags(unsigned long mfn);
 void *xrs_xzalloc(unsigned long size, unsigned long align);
 void xrs_xfree(void *p);
 
+/* iommu.c */
+unsigned long xrs_iommu_root(const struct domain *d, unsigned int *level,
+                             bool *amd);
+
 /* p2m.c */
 void xrs_p2m_lock(struct domain *d);
 void xrs_p2m_unlock(struct domain *d);

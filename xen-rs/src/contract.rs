@@ -28,10 +28,12 @@ mod checks {
         MODE_IN_PLACE, MODE_OFF, MemoryExchange, OP_AUDIT, OP_GET_INFO, OP_GET_MAP, OP_SET_MODE,
         Reservation,
     };
-    use arch::{Ept, Npt};
+    use arch::device::{Amd, Vtd};
+    use arch::{Ept, Npt, SW_TYPE_RAM_LOGDIRTY, SW_TYPE_RAM_RO};
     use memoffset::offset_of;
     use p2m::account::REASON_BASE;
     use p2m::addr::Order;
+    use p2m::audit::{FINDINGS, Finding};
     use p2m::machine::Errno;
     use p2m::trace::{Event, TRC_MEM_BASE};
     use static_assertions::const_assert_eq;
@@ -79,6 +81,8 @@ mod checks {
         PGT_count_mask = PGT_COUNT_MASK;
         p2m_ram_rw = P2M_RAM_RW;
         p2m_invalid = P2M_INVALID;
+        p2m_ram_logdirty = SW_TYPE_RAM_LOGDIRTY;
+        p2m_ram_ro = SW_TYPE_RAM_RO;
         p2m_mmio_dm = P2M_MMIO_DM;
         p2m_populate_on_demand = P2M_POD;
         PAGE_ORDER_2M = Order::REGION.log2();
@@ -107,6 +111,11 @@ mod checks {
         OP_get_info = OP_GET_INFO;
         OP_get_map = OP_GET_MAP;
         OP_audit = OP_AUDIT;
+        AUDIT_pages = Finding::Pages;
+        AUDIT_compared = Finding::Compared;
+        AUDIT_wrong_frame = Finding::WrongFrame;
+        AUDIT_wrong_device = Finding::WrongDevice;
+        AUDIT_xen_orphans = FINDINGS;
         COUNT_reasons = REASON_BASE;
         NPT_type = Npt::SW_TYPE.bits();
         EPT_recalc = Ept::RECALC.bits();
@@ -116,6 +125,10 @@ mod checks {
         EPT_access = Ept::SW_ACCESS.bits();
         p2m_access_rwx = arch::ACCESS_RWX;
         EPT_suppress_ve = Ept::SUPPRESS_VE.bits();
+        AMD_next_level = Amd::NEXT_LEVEL.bits();
+        AMD_read = Amd::READ.bits();
+        AMD_write = Amd::WRITE.bits();
+        VTD_leaf = Vtd::LEAF.bits();
     }
     const_assert_eq!(xen::ENODEV as i32, -ENODEV);
     const_assert_eq!(xen::ERESTART as i32, -ERESTART);

@@ -4,10 +4,12 @@
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use arch::device::DeviceFormat;
 use arch::{Format, LEVEL_BITS, Slot as PteSlot, Table};
 use bitflags::bitflags;
 use p2m::account::{Account, Reason};
 use p2m::addr::{Gfn, Mfn, Order, Region};
+use p2m::audit::{Books, Page, Root};
 use p2m::coalesce::Mode;
 use p2m::frames::{Flushed, List, Loss, Pending};
 use p2m::ledger::{Book, Leaf, Ledger, Slot};
@@ -453,8 +455,8 @@ impl P2mGuard<'_> {
         })
     }
 
-    /// Does any 2 MiB entry of this GiB lead to a table?
-    pub fn broken_regions(&self, gib: u64, mut found: impl FnMut(Region)) {
+    /// The 2 MiB slots of a GiB, if it has a table of them.
+    fn slots(&self, gib: u64, mut found: impl FnMut(Region, PteSlot)) {
         let first = Region(gib.wrapping_shl(LEVEL_BITS));
 
         if let Some((PteSlot::Table { frame, .. }, _)) = self.walk(first.start(), 3) {
@@ -462,17 +464,24 @@ impl P2mGuard<'_> {
             let table = unsafe { Mapped::new(frame) };
 
             for (i, entry) in (0..arch::ENTRIES as u64).zip(table.0.entries()) {
-                if matches!(format().decode(entry, 2), PteSlot::Table { .. }) {
-                    found(Region(first.0.wrapping_add(i)));
-                }
+                found(Region(first.0.wrapping_add(i)), format().decode(entry, 2));
             }
         }
     }
 
+    /// Does any 2 MiB entry of this GiB lead to a table?
+    pub fn broken_regions(&self, gib: u64, mut found: impl FnMut(Region)) {
+        self.slots(gib, |region, slot| {
+            if matches!(slot, PteSlot::Table { .. }) {
+                found(region);
+            }
+        });
+    }
+
     /// Xen's auditor can cope with this table. The one for NPT asserts that every
-    /// 4 KiB entry maps a valid frame, which MMIO is not, and that no entry maps
-    /// 1 GiB (`p2m-pt.c: p2m_pt_audit_p2m()`); for EPT there is none.
-    pub fn auditable(&self) -> bool {
+    /// entry maps a valid frame, which MMIO is not, and that none maps 1 GiB
+    /// (`p2m-pt.c: p2m_pt_audit_p2m()`); for EPT there is none.
+    pub fn auditable_by_xen(&self) -> bool {
         if format() == Format::Ept {
             return true;
         }
@@ -483,8 +492,10 @@ impl P2mGuard<'_> {
             let gfn = Gfn(gib.wrapping_shl(Order::GIB.log2()));
             let mut fine = !matches!(self.walk(gfn, 3), Some((PteSlot::Leaf(_), _)));
 
-            self.broken_regions(gib, |region| {
-                if let Some((PteSlot::Table { frame, .. }, _)) = self.walk(region.start(), 2) {
+            self.slots(gib, |_, slot| match slot {
+                PteSlot::Leaf(leaf) => fine &= page(Mfn(leaf.frame)).is_some(),
+                PteSlot::Absent { .. } => (),
+                PteSlot::Table { frame, .. } => {
                     // SAFETY: the lock is held, and the frame was found just now.
                     let table = unsafe { Mapped::new(frame) };
 
@@ -503,6 +514,59 @@ impl P2mGuard<'_> {
         // SAFETY: the lock is held, and we are borrowed for as long as the
         // ledger is.
         state(self.d).map(|s| unsafe { s.book() })
+    }
+}
+
+/// For the auditor: nothing of this changes while the lock is held. What maps
+/// memory for devices is changed along with the p2m only.
+impl Books for P2mGuard<'_> {
+    fn tables(&self) -> Option<Root<Format>> {
+        // SAFETY: the lock is held.
+        let frame = unsafe { ffi::xrs_p2m_root(self.d) };
+
+        (frame != INVALID_MFN).then_some(Root {
+            frame,
+            level: 4,
+            format: format(),
+        })
+    }
+
+    fn device_tables(&self) -> Option<Root<DeviceFormat>> {
+        let (mut level, mut amd) = (0, false);
+        // SAFETY: the lock is held, and there is room.
+        let frame = unsafe { ffi::xrs_iommu_root(self.d, &mut level, &mut amd) };
+
+        (frame != INVALID_MFN).then_some(Root {
+            frame,
+            level,
+            format: if amd {
+                DeviceFormat::Amd
+            } else {
+                DeviceFormat::Vtd
+            },
+        })
+    }
+
+    fn read<R>(&self, frame: u64, f: impl FnOnce(&Table) -> R) -> Option<R> {
+        page(Mfn(frame))?;
+        // SAFETY: a valid frame, and while the lock is held no table goes away.
+        let table = unsafe { Mapped::new(frame) };
+
+        Some(f(table.0))
+    }
+
+    fn page(&self, mfn: Mfn) -> Option<Page> {
+        let found = page(mfn)?;
+        let count = PageCount::from_bits_retain(found.count_info.load(Ordering::Relaxed));
+        // SAFETY: a valid frame, as was just seen.
+        let gfn = unsafe { ffi::xrs_page_m2p(mfn.0) };
+
+        Some(Page {
+            owned: core::ptr::eq(ffi::xrs_page_owner(found), self.d),
+            allocated: count.contains(PageCount::ALLOCATED) && count.intersects(PageCount::COUNT),
+            xen_heap: count.contains(PageCount::XEN_HEAP),
+            gfn: (gfn != INVALID_M2P).then_some(Gfn(gfn)),
+        })
     }
 }
 

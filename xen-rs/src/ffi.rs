@@ -70,6 +70,9 @@ unsafe extern "C" {
     /// `p` came from `xrs_xzalloc`.
     pub fn xrs_xfree(p: *mut c_void);
 
+    /// `level` and `amd` have room; the p2m lock is held.
+    pub fn xrs_iommu_root(d: &Domain, level: *mut u32, amd: *mut bool) -> u64;
+
     pub safe fn xrs_p2m_lock(d: &Domain);
     // The rest of p2m.c: this CPU holds the p2m lock.
     pub fn xrs_p2m_unlock(d: &Domain);

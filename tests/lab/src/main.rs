@@ -45,7 +45,7 @@ enum Command {
         /// Only tests of which TEST@MACHINE@FLAVOUR matches this regular expression
         #[arg(long, value_name = "RE")]
         filter: Option<Regex>,
-        /// How many machines at once [default: half as many as there are CPUs]
+        /// How many CPUs to use [default: all]; a machine takes as many as it has
         #[arg(long, value_name = "N")]
         jobs: Option<usize>,
     },
@@ -256,11 +256,14 @@ fn test(place: &Place, filter: Option<&Regex>, jobs: Option<usize>) -> Result<bo
     let tables = Tables::built_in()?;
     let cases = suite::cases(&tables, filter)?;
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let jobs = jobs.unwrap_or(cpus / 2).max(1);
+    let jobs = jobs.unwrap_or(cpus).max(1);
 
     let results = suite::run(place, &cases, jobs, io::stderr().is_terminal());
     let colour = Look::of_stdout().rich;
     println!("\n{}", suite::matrix(&cases, &results, colour));
+    if filter.is_none() {
+        println!("{}", suite::coverage(&tables, &cases, &results));
+    }
     println!("{}", suite::closing_line(&results));
     Ok(results.iter().all(|done| done.passed))
 }

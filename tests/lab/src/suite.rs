@@ -3,8 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -127,44 +126,63 @@ impl Progress {
     }
 }
 
-/// Runs the cases, `jobs` at once; the results are in the order of the cases.
+/// Runs the cases, as many at once as `jobs` CPUs are enough for; the results are in the order of
+/// the cases.
 pub fn run(place: &Place, cases: &[Case<'_>], jobs: usize, bar: bool) -> Vec<Done> {
     struct State {
+        waiting: Vec<usize>,
+        free: usize,
         running: Vec<String>,
         results: Vec<Option<Done>>,
     }
 
-    let next = AtomicUsize::new(0);
+    // What takes all CPUs comes first, so that nothing has to wait for them to be free together.
+    let mut waiting: Vec<usize> = (0..cases.len()).collect();
+    waiting.sort_by_key(|&index| std::cmp::Reverse(weight(&cases[index], jobs)));
+
     let progress = Progress::new(cases.len(), bar);
+    let changed = Condvar::new();
     let state = Mutex::new(State {
+        waiting,
+        free: jobs.max(1),
         running: vec![],
         results: vec![None; cases.len()],
     });
-    let lock = || {
-        state
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    };
+    let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
 
     let work = || {
+        let mut guard = lock();
         loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(case) = cases.get(index) else {
-                return;
+            let free = guard.free;
+            let fits = guard
+                .waiting
+                .iter()
+                .position(|&index| weight(&cases[index], jobs) <= free);
+            let Some(position) = fits else {
+                if guard.waiting.is_empty() {
+                    return;
+                }
+                guard = changed.wait(guard).unwrap_or_else(PoisonError::into_inner);
+                continue;
             };
+
+            let index = guard.waiting.remove(position);
+            let case = &cases[index];
             let title = case.title();
-            {
-                let mut state = lock();
-                state.running.push(title.clone());
-                progress.begins(&state.running);
-            }
+            guard.free -= weight(case, jobs);
+            guard.running.push(title.clone());
+            progress.begins(&guard.running);
+            drop(guard);
+
             let done = run_case(place, case);
 
-            let mut state = lock();
-            state.running.retain(|running| *running != title);
-            let finished = 1 + state.results.iter().flatten().count();
-            progress.ends(finished, &title, &done, &state.running);
-            state.results[index] = Some(done);
+            guard = lock();
+            guard.free += weight(case, jobs);
+            guard.running.retain(|running| *running != title);
+            let finished = 1 + guard.results.iter().flatten().count();
+            progress.ends(finished, &title, &done, &guard.running);
+            guard.results[index] = Some(done);
+            changed.notify_all();
         }
     };
 
@@ -175,9 +193,7 @@ pub fn run(place: &Place, cases: &[Case<'_>], jobs: usize, bar: bool) -> Vec<Don
     });
     progress.finish();
 
-    let State { results, .. } = state
-        .into_inner()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let State { results, .. } = state.into_inner().unwrap_or_else(PoisonError::into_inner);
     results.into_iter().flatten().collect()
 }
 
@@ -198,6 +214,58 @@ fn run_case(place: &Place, case: &Case<'_>) -> Done {
             complaint: format!("  - it could not be run: {error:#}\n"),
         },
     }
+}
+
+/// How many of `jobs` machines' worth of CPUs a case takes: an emulator runs each CPU of a machine in
+/// a thread of its own, and only Bochs and one that counts instructions take turns.
+fn weight(case: &Case<'_>, jobs: usize) -> usize {
+    (case.machine.cpus as usize).clamp(1, jobs.max(1))
+}
+
+/// Which test ran where: tests down, machines across. What is blank was not needed there, and below
+/// it says why not.
+pub fn coverage(tables: &Tables, cases: &[Case<'_>], results: &[Done]) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::ASCII_MARKDOWN).force_no_tty();
+    let numbers = 1..=tables.machines.len();
+    table.set_header(std::iter::once("test".to_owned()).chain(numbers.map(|n| n.to_string())));
+
+    let mut reasons = String::new();
+    for scenario in &tables.scenarios {
+        let mut line = vec![Cell::new(&scenario.name)];
+        for machine in &tables.machines {
+            let here: Vec<bool> = cases
+                .iter()
+                .zip(results)
+                .filter(|(case, _)| {
+                    case.scenario.name == scenario.name && case.machine.name == machine.name
+                })
+                .map(|(_, done)| done.passed)
+                .collect();
+            line.push(Cell::new(if here.iter().any(|passed| !passed) {
+                "FAIL"
+            } else if !here.is_empty() {
+                "pass"
+            } else if scenario.machines.contains(&machine.name) {
+                "left"
+            } else {
+                ""
+            }));
+        }
+        table.add_row(line);
+        if !scenario.elsewhere.is_empty() {
+            let _ = writeln!(reasons, "  {}: {}", scenario.name, scenario.elsewhere);
+        }
+    }
+
+    let mut text = format!("{table}\n\n");
+    for (n, machine) in (1..).zip(&tables.machines) {
+        let _ = writeln!(text, "{n:3}  {}: {}", machine.name, machine.proves);
+    }
+    if cases.len() < self::cases(tables, None).map_or(0, |all| all.len()) {
+        text += "\nleft: not asked for in this run.\n";
+    }
+    text + "\nNot needed on the other machines, because\n" + &reasons
 }
 
 /// Tests and machines down, flavours across.
@@ -290,6 +358,7 @@ mod tests {
         name = "one-stock"
         guest = "one"
         machines = ["a"]
+        elsewhere = "b is no better"
         flavours = ["stock-debug"]
         shows = ""
     "#;
@@ -306,9 +375,41 @@ mod tests {
                 complaint: String::new(),
             })
             .collect();
-        let text = matrix(&all, &results, false) + &closing_line(&results);
+        let text = matrix(&all, &results, false)
+            + "\n"
+            + &coverage(&tables, &all, &results)
+            + &closing_line(&results);
         insta::assert_snapshot!(text);
         assert!(matrix(&all, &results, true).contains("\u{1b}["));
+    }
+
+    #[test]
+    fn what_a_filter_leaves_out_is_said() {
+        let tables = Tables::parse(MACHINES, SCENARIOS).unwrap();
+        let some = cases(&tables, Some(&Regex::new("^one@a").unwrap())).unwrap();
+        let results: Vec<Done> = some
+            .iter()
+            .map(|_| Done {
+                passed: true,
+                wall: Duration::ZERO,
+                complaint: String::new(),
+            })
+            .collect();
+        let text = coverage(&tables, &some, &results);
+        assert!(text.contains("| one       | pass | left |"), "{text}");
+        assert!(text.contains("| one-stock | left |      |"), "{text}");
+        assert!(text.contains("left: not asked for"), "{text}");
+    }
+
+    #[test]
+    fn cpus_are_shared_out() {
+        let wide = MACHINES.replacen("cpus = 1", "cpus = 4", 1);
+        let tables = Tables::parse(&wide, SCENARIOS).unwrap();
+        let all = cases(&tables, None).unwrap();
+        let weights = |jobs| all.iter().map(|c| weight(c, jobs)).collect::<Vec<_>>();
+        assert_eq!(weights(2), [2, 1, 2, 1, 2]);
+        assert_eq!(weights(8), [4, 1, 4, 1, 4]);
+        assert_eq!(weights(1), [1, 1, 1, 1, 1]);
     }
 
     #[test]

@@ -63,6 +63,9 @@ pub struct Scenario {
     #[serde(default)]
     pub xen: String,
     pub machines: Vec<String>,
+    /// Why it does not run on the others; empty if there are none.
+    #[serde(default)]
+    pub elsewhere: String,
     pub flavours: Vec<String>,
     /// Seconds after which it is ended.
     pub limit: Option<u64>,
@@ -147,6 +150,15 @@ impl Tables {
                 self.machine(machine)
                     .with_context(|| format!("scenario {name}"))?;
             }
+            let others = self
+                .machines
+                .iter()
+                .any(|machine| !scenario.machines.contains(&machine.name));
+            ensure!(
+                others != scenario.elsewhere.is_empty(),
+                "the scenario {name} has to say why it does not run on the other machines \
+                 (elsewhere = \"...\"), if there are any"
+            );
             for flavour in &scenario.flavours {
                 check_flavour(flavour).with_context(|| format!("scenario {name}"))?;
             }
@@ -191,7 +203,10 @@ mod tests {
     #[test]
     fn unsound_tables_are_refused() {
         let scenario = |lines: &str| {
-            format!("[[scenario]]\nguest = \"g\"\nshows = \"\"\nflavours = [\"debug\"]\n{lines}\n")
+            format!(
+                "[[scenario]]\nguest = \"g\"\nshows = \"\"\nelsewhere = \"no\"\n\
+                 flavours = [\"debug\"]\n{lines}\n"
+            )
         };
         let good = scenario("machines = [\"qemu-npt\"]");
         Tables::parse(MACHINES, &good).unwrap();
@@ -199,6 +214,10 @@ mod tests {
         for (bad, complaint) in [
             (scenario("machines = [\"vax\"]"), "there is no machine vax"),
             (scenario("machines = []"), "runs nowhere"),
+            (
+                good.replace("elsewhere = \"no\"", ""),
+                "why it does not run on the other machines",
+            ),
             (
                 good.replace("debug", "debugg"),
                 "there is no flavour debugg",

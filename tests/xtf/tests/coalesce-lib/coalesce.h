@@ -70,10 +70,24 @@ int co_get_info(struct co_info *info);
 int co_get_map(unsigned long first_gfn, unsigned int nr, uint8_t *map);
 
 /*
- * Xen's own audit of this domain: orphaned pages, wrong M2P entries, wrong p2m
- * entries.  -EOPNOTSUPP from a Xen that is not a debug one.
+ * The audit of this domain: what its page table maps against the M2P, owners
+ * and reference counts, and against what an IOMMU maps. Elements are those of
+ * XEN_DOMCTL_COALESCE_AUDIT_*; the last three are Xen's own audit, all ones if
+ * it cannot be had.
  */
-int co_audit(uint64_t bad[3]);
+enum {
+    CO_AUDIT_PAGES,
+    CO_AUDIT_XEN_PAGES,
+    CO_AUDIT_OTHERS,
+    CO_AUDIT_COMPARED,
+    CO_AUDIT_WRONG,             /* the first of what should not be there */
+    CO_AUDIT_XEN_ORPHANS = 10,
+    CO_AUDIT_XEN_M2P_BAD,
+    CO_AUDIT_XEN_P2M_BAD,
+    CO_AUDITS,
+};
+
+int co_audit(uint64_t found[CO_AUDITS]);
 
 /* The state of one region, CO_REGION_*. */
 unsigned int co_region_state(unsigned long first_gfn);
@@ -213,7 +227,7 @@ void co_check_law(struct co_info *info);
 
 struct co_pages {
     uint64_t dom, free;
-    uint64_t bad[3];            /* co_audit()'s; all ones: there is none */
+    uint64_t audit[CO_AUDITS];  /* all ones: there is none */
     bool iommu;
 };
 

@@ -144,12 +144,17 @@ void co_check_law(struct co_info *info)
               info->count[CO_LOOKED_AT], outcomes(info));
 }
 
+static void audit_now(struct co_pages *p)
+{
+    if ( co_audit(p->audit) )
+        memset(p->audit, 0xff, sizeof(p->audit));
+}
+
 void co_pages_now(struct co_pages *p)
 {
     p->dom = co_dom_pages();
     p->free = co_free_pages(&p->iommu);
-    if ( co_audit(p->bad) )
-        memset(p->bad, 0xff, sizeof(p->bad));
+    audit_now(p);
 }
 
 void co_settle(const unsigned long *first_gfns, unsigned int nr)
@@ -185,6 +190,47 @@ void co_settle(const unsigned long *first_gfns, unsigned int nr)
     printk("Not all is whole, coalescing may be switched off\n");
 }
 
+static void check_audit(const struct co_pages *before,
+                        const struct co_pages *now)
+{
+    static const char *const names[CO_AUDITS] = {
+        "pages", "xen_pages", "others", "compared", "wrong_frame",
+        "wrong_owner", "wrong_count", "wrong_m2p", "wrong_table",
+        "wrong_device", "xen_orphans", "xen_m2p_bad", "xen_p2m_bad",
+    };
+    unsigned int i;
+
+    for ( i = CO_AUDIT_OTHERS; i < CO_AUDITS; i++ )
+    {
+        if ( !~now->audit[i] )
+            continue;   /* Xen's own was not to be had */
+
+        printk("@count audit_%s %" PRIu64 "\n", names[i], now->audit[i]);
+        if ( i < CO_AUDIT_WRONG || i == CO_AUDIT_XEN_ORPHANS )
+            continue;
+
+        if ( !co_expect("wrong pages found by the audit", now->audit[i], 0) )
+            printk("... audit_%s\n", names[i]);
+    }
+
+    /* Pages that are the domain's, and that its page table does not map. */
+    printk("@leak pages_unmapped %" PRIu64 " %" PRIu64 "\n",
+           before->dom - before->audit[CO_AUDIT_PAGES],
+           now->dom - now->audit[CO_AUDIT_PAGES]);
+    co_expect("pages not mapped", now->dom - now->audit[CO_AUDIT_PAGES],
+              before->dom - before->audit[CO_AUDIT_PAGES]);
+    printk("@leak xen_pages_mapped %" PRIu64 " %" PRIu64 "\n",
+           before->audit[CO_AUDIT_XEN_PAGES], now->audit[CO_AUDIT_XEN_PAGES]);
+    if ( ~now->audit[CO_AUDIT_XEN_ORPHANS] )
+    {
+        printk("@leak orphans %" PRIu64 " %" PRIu64 "\n",
+               before->audit[CO_AUDIT_XEN_ORPHANS],
+               now->audit[CO_AUDIT_XEN_ORPHANS]);
+        co_expect("orphaned pages", now->audit[CO_AUDIT_XEN_ORPHANS],
+                  before->audit[CO_AUDIT_XEN_ORPHANS]);
+    }
+}
+
 void co_check_leak(const struct co_pages *before, unsigned int nr_regions)
 {
     uint64_t end = co_now() + 5 * CO_S, slack = before->iommu ? nr_regions : 0;
@@ -192,7 +238,8 @@ void co_check_leak(const struct co_pages *before, unsigned int nr_regions)
     bool same;
 
     do {
-        co_pages_now(&now);
+        now.dom = co_dom_pages();
+        now.free = co_free_pages(&now.iommu);
         same = now.free + slack >= before->free &&
                now.free <= before->free + slack;
         if ( same && now.dom == before->dom )
@@ -200,16 +247,9 @@ void co_check_leak(const struct co_pages *before, unsigned int nr_regions)
         co_sleep(10 * CO_MS);
     } while ( co_now() < end );
 
-    if ( ~now.bad[0] )
-    {
-        printk("@leak orphans %" PRIu64 " %" PRIu64 "\n", before->bad[0],
-               now.bad[0]);
-        co_expect("orphaned pages", now.bad[0], before->bad[0]);
-        printk("@count audit_wrong_m2p %" PRIu64 "\n", now.bad[1]);
-        co_expect("wrong M2P entries", now.bad[1], 0);
-        printk("@count audit_wrong_p2m %" PRIu64 "\n", now.bad[2]);
-        co_expect("wrong p2m entries", now.bad[2], 0);
-    }
+    audit_now(&now);
+    if ( ~now.audit[0] )
+        check_audit(before, &now);
 
     printk("@leak dom_pages %" PRIu64 " %" PRIu64 "\n", before->dom, now.dom);
     co_expect("pages of the domain", now.dom, before->dom);

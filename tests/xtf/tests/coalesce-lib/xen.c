@@ -120,18 +120,41 @@ int co_get_info(struct co_info *info)
     return rc;
 }
 
-int co_audit(uint64_t bad[3])
+int co_audit(uint64_t found[CO_AUDITS])
 {
-    struct abi_domctl op = {
-        .cmd = ABI_DOMCTL_coalesce,
-        .u.coalesce = {
-            .op = ABI_COALESCE_audit,
-            .nr = 3,
-            .buffer = _u(bad),
-        },
-    };
+    uint64_t part[CO_AUDITS], first_gfn = 0;
+    unsigned int i;
 
-    return domctl(&op);
+    memset(found, 0, sizeof(part));
+
+    while ( ~first_gfn )
+    {
+        struct abi_domctl op = {
+            .cmd = ABI_DOMCTL_coalesce,
+            .u.coalesce = {
+                .op = ABI_COALESCE_audit,
+                .first_gfn = first_gfn,
+                .nr = CO_AUDITS,
+                .buffer = _u(part),
+            },
+        };
+        int rc = domctl(&op);
+
+        if ( rc )
+            return rc;
+
+        if ( op.u.coalesce.nr != CO_AUDITS || op.u.coalesce.first_gfn <= first_gfn )
+            panic("The audit gives %u elements, and goes on at %#" PRIx64 " after %#" PRIx64 "\n",
+                  op.u.coalesce.nr, op.u.coalesce.first_gfn, first_gfn);
+
+        for ( i = 0; i < CO_AUDIT_XEN_ORPHANS; i++ )
+            found[i] += part[i];
+        for ( ; i < CO_AUDITS; i++ )
+            found[i] = part[i];
+        first_gfn = op.u.coalesce.first_gfn;
+    }
+
+    return 0;
 }
 
 int co_get_map(unsigned long first_gfn, unsigned int nr, uint8_t *map)
