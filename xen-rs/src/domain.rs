@@ -11,7 +11,7 @@ use p2m::account::{Account, Reason};
 use p2m::addr::{Gfn, Mfn, Order, Region};
 use p2m::audit::{Books, Page, Root};
 use p2m::coalesce::Mode;
-use p2m::frames::{Flushed, List, Loss, Pending};
+use p2m::frames::{Flushed, Loss, Pending};
 use p2m::ledger::{Book, Leaf, Ledger, Slot};
 use p2m::machine::{Block, Errno, Facts, Kind, Locked, Lookup, Machine, Purpose, View};
 use p2m::trace::{Event, Record, TRC_MEM_BASE};
@@ -558,8 +558,7 @@ impl Books for P2mGuard<'_> {
     fn page(&self, mfn: Mfn) -> Option<Page> {
         let found = page(mfn)?;
         let count = PageCount::from_bits_retain(found.count_info.load(Ordering::Relaxed));
-        // SAFETY: a valid frame, as was just seen.
-        let gfn = unsafe { ffi::xrs_page_m2p(mfn.0) };
+        let gfn = ffi::xrs_page_m2p(mfn.0);
 
         Some(Page {
             owned: core::ptr::eq(ffi::xrs_page_owner(found), self.d),

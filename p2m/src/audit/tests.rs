@@ -338,7 +338,7 @@ fn a_table_in_the_guests_own_memory() {
             .tables
             .clone()
             .into_keys()
-            .filter(|&f| f >= ROOT && f < DEVICE_ROOT)
+            .filter(|f| (ROOT..DEVICE_ROOT).contains(f))
         {
             let mut made = made.clone();
             made.pages.get_mut(&frame).unwrap().allocated = true;
