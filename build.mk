@@ -80,6 +80,11 @@ else
 	@cargo test -q --locked --workspace --no-fail-fast
 endif
 
+.PHONY: mutations
+mutations: ## Breaks the core in the ways of docs/xsa.md; each has to be noticed by the test named there
+	@echo '  BREAK   tests/mutations'
+	@cargo run -q --locked -p mutations -- --out '$(OUT)/mutations'
+
 .PHONY: lint
 lint: release ## rustfmt, clippy, shellcheck, licence lines
 	@sh scripts/lint.sh '$(OUT)/build/release/rust/abi.rs'

@@ -44,7 +44,7 @@ const DUE_MASK: u8 = 0x70;
 const COOL_MASK: u8 = 0x0f;
 
 /// What is remembered of one GiB. All zero is a good first state.
-#[derive(Debug, FromZeros, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Debug, FromZeros, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Leaf {
     /// How many bytes have `QUEUED` set.
@@ -68,7 +68,7 @@ impl Default for Leaf {
 }
 
 /// One GiB in the root.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub enum Slot<L> {
     /// Nothing has happened there that would need remembering.
     #[default]
@@ -112,7 +112,7 @@ pub trait Ledger {
 }
 
 /// The ledger of one domain: `R` owns the root, `L` a leaf.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Book<R> {
     root: R,
     /// Regions queued in all leaves.

@@ -4,7 +4,7 @@
 use p2m::addr::{Gfn, Mfn, Order};
 
 /// Who can own a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dom {
     /// The domain that the core works for.
     Guest,
@@ -13,7 +13,7 @@ pub enum Dom {
 }
 
 /// Where a frame is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
     /// In the heap.
     Free,
@@ -24,7 +24,7 @@ pub enum State {
 }
 
 /// Whose data is in a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Data {
     /// All zero.
     Clean,
@@ -93,6 +93,7 @@ pub enum Policy {
 }
 
 /// All frames, the M2P, and the domains' page counts.
+#[derive(Clone)]
 pub struct Heap {
     /// Indexed by mfn.
     pub frames: Vec<Frame>,
@@ -100,7 +101,8 @@ pub struct Heap {
     pub m2p: Vec<Option<Gfn>>,
     /// `tot_pages` of each domain.
     pub tot: [i64; 2],
-    policy: Policy,
+    /// In which order free memory is given out.
+    pub policy: Policy,
     cursor: u64,
     free: u64,
     /// One bit a frame: it is free.

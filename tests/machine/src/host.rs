@@ -15,6 +15,9 @@ use p2m::machine::{Block, Errno, Facts, Kind, Locked, Lookup, Machine, Purpose, 
 use p2m::region::{Shape, shape};
 use p2m::trace::{Event, Record};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::{Hash, Hasher};
+use std::ops::Deref;
+use std::sync::Arc;
 
 /// RAM is populated below this gfn only.
 pub const GFN_MAX: u64 = 8 * REGION_PAGES;
@@ -52,7 +55,7 @@ impl Fallible {
 }
 
 /// What somebody else does meanwhile. Numbers choose by remainder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Act {
     /// A vCPU reads.
     Read { vcpu: u8, gfn: u16 },
@@ -70,6 +73,10 @@ pub enum Act {
     OtherAlloc,
     /// It frees one.
     OtherFree { which: u8 },
+    /// A vCPU's TLB forgets a translation, as it may at any time.
+    Evict { vcpu: u8, which: u8 },
+    /// A device reads or writes through its IOTLB, if there is one.
+    Dma { gfn: u16, write: bool },
     /// Unless the core has the lock: the guest gives a page back and gets
     /// another, or fills a hole.
     Renew { gfn: u16 },
@@ -122,7 +129,7 @@ impl Default for Config {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Translation {
     gfn: Gfn,
     mfn: Mfn,
@@ -147,7 +154,68 @@ pub struct Lists {
 
 type Root = Box<[ledger::Slot<Box<ledger::Leaf>>]>;
 
+/// What a copy of a machine begins anew with: counters, and room to work in.
+#[derive(Default)]
+pub struct Anew<T>(T);
+
+impl<T: Default> Clone for Anew<T> {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl<T> Deref for Anew<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+/// A hash of numbers, quick rather than hard to forge.
+#[derive(Clone, Default)]
+pub struct Digest(u64);
+
+impl Hasher for Digest {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(byte.into());
+        }
+    }
+
+    fn write_u8(&mut self, n: u8) {
+        self.write_u64(n.into());
+    }
+
+    fn write_u32(&mut self, n: u32) {
+        self.write_u64(n.into());
+    }
+
+    fn write_u64(&mut self, n: u64) {
+        // The finalizer of MurmurHash3, on what was there and what comes.
+        let mut h = (self.0.rotate_left(5) ^ n).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        h ^= h >> 33;
+        self.0 = h.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    }
+
+    fn write_usize(&mut self, n: usize) {
+        self.write_u64(n as u64);
+    }
+
+    fn write_isize(&mut self, n: isize) {
+        self.write_u64(n as u64);
+    }
+}
+
+/// Called wherever somebody else may act.
+pub type Between = Arc<dyn Fn(&mut Host) + Send + Sync>;
+
 /// The machine, with one guest that the core works for.
+#[derive(Clone)]
 pub struct Host {
     pub config: Config,
     pub heap: Heap,
@@ -156,7 +224,7 @@ pub struct Host {
     pub mode: Mode,
     /// Milliseconds.
     pub now: u64,
-    pub account: Account,
+    pub account: Anew<Account>,
     pub book: Book<Root>,
     /// Regions in which log-dirty tracking is on.
     pub dirty_ranges: BTreeSet<u64>,
@@ -167,6 +235,8 @@ pub struct Host {
     /// gfns that [`Act::Renew`] came by since the last exchange began.
     pub renewed: BTreeSet<u64>,
     tlbs: [Vec<Translation>; VCPUS],
+    /// What a device's translations are, by gfn.
+    iotlb: BTreeMap<u64, Mfn>,
     mapper_tlb: BTreeSet<u64>,
     mapper_refs: Vec<Mfn>,
     other: Vec<(Mfn, u64)>,
@@ -174,6 +244,8 @@ pub struct Host {
     lists: Lists,
     locked: bool,
     need_flush: bool,
+    /// The core has changed translations since it last flushed.
+    unflushed: bool,
     /// Calls of the core so far.
     pub calls: u64,
     /// What others do, and how many calls of the core pass before.
@@ -188,7 +260,10 @@ pub struct Host {
     pub teardown: u64,
     /// Say that somebody wants the CPU at every so many'th question.
     pub preempt_every: u64,
-    preempts: u64,
+    /// How often the core asked.
+    pub preempts: u64,
+    /// Log2 of the largest block that may be given out as it comes.
+    largest: u32,
     /// Fail the n'th call of a kind.
     pub inject: Option<(Fallible, u64)>,
     /// How often each was called.
@@ -196,8 +271,17 @@ pub struct Host {
     /// Whether the injected failure happened.
     pub injected: bool,
     pattern: u64,
-    list: List,
-    scratch: Scratch,
+    /// How many values the guest writes in turn; 0: each is another.
+    pub values: u64,
+    /// Somebody who acts at the calls of the core, and the only slots that they
+    /// have to do with (empty: all). Calls that are about others are of no
+    /// interest to them: it makes no difference which comes first.
+    pub between: Option<Between>,
+    pub watched: Vec<u64>,
+    /// A digest of all that the core was ever told.
+    pub answers: u64,
+    list: Anew<List>,
+    scratch: Anew<Scratch>,
     /// Trace records written.
     pub traced: Vec<(Event, Record)>,
 }
@@ -262,13 +346,14 @@ impl Host {
                 },
             mode: Mode::Full,
             now: 0,
-            account: Account::new(),
+            account: Anew::default(),
             book: Book::new(root),
             dirty_ranges: BTreeSet::new(),
             expect: BTreeMap::new(),
             flux: BTreeSet::new(),
             renewed: BTreeSet::new(),
             tlbs: Default::default(),
+            iotlb: BTreeMap::new(),
             mapper_tlb: BTreeSet::new(),
             mapper_refs: Vec::new(),
             other: Vec::new(),
@@ -276,6 +361,7 @@ impl Host {
             lists: Lists::default(),
             locked: false,
             need_flush: false,
+            unflushed: false,
             calls: 0,
             schedule: VecDeque::new(),
             gap: 0,
@@ -284,12 +370,17 @@ impl Host {
             teardown: 0,
             preempt_every: 0,
             preempts: 0,
+            largest: u32::MAX,
             inject: None,
             counts: BTreeMap::new(),
             injected: false,
             pattern: 0,
-            list: List::default(),
-            scratch: Scratch::default(),
+            values: 0,
+            between: None,
+            watched: Vec::new(),
+            answers: 0,
+            list: Anew::default(),
+            scratch: Anew::default(),
             traced: Vec::new(),
         }
     }
@@ -300,6 +391,9 @@ impl Host {
 
     fn fresh_pattern(&mut self) -> u64 {
         self.pattern += 1;
+        if self.values > 0 {
+            self.pattern %= self.values;
+        }
         0xc0de_0000_0000_0000 | self.pattern
     }
 
@@ -331,6 +425,9 @@ impl Host {
             if let Some(t) = tlb.iter().find(|t| t.has_mfn(mfn)) {
                 panic!("{mfn:?} is let go while the TLB of vCPU {vcpu} has {t:?}");
             }
+        }
+        if let Some((gfn, _)) = self.iotlb.iter().find(|&(_, &m)| m == mfn) {
+            panic!("{mfn:?} is let go while a device reaches it at {gfn:#x}");
         }
         if mappers_too && self.mapper_tlb.contains(&mfn.0) {
             panic!("{mfn:?} is given out while a mapper's TLB leads to it");
@@ -406,6 +503,9 @@ impl Host {
         }
         let (effect, result) = self.tables.set(gfn, new, order);
         self.effect(effect);
+        // p2m_set_entry() returns when the IOTLB has forgotten.
+        let range = gfn.0..gfn.0.saturating_add(order.pages());
+        self.iotlb.retain(|gfn, _| !range.contains(gfn));
         self.event(gfn, new, order);
         result
     }
@@ -639,6 +739,11 @@ impl Host {
         }
     }
 
+    /// The mapper has references.
+    pub fn mapper_holds(&self) -> usize {
+        self.mapper_refs.len()
+    }
+
     /// How many pages the other domain has.
     pub fn other_pages(&self) -> usize {
         self.other.len()
@@ -700,6 +805,7 @@ impl Host {
             None => match self.fill(gfn, value.is_some()) {
                 Some(t) => {
                     self.tlbs[vcpu].push(t);
+                    self.tlbs[vcpu].sort_unstable();
                     t
                 }
                 None => return,
@@ -782,9 +888,45 @@ impl Host {
         }
     }
 
+    /// A device's access. Devices do not wait: what is not mapped is aborted.
+    fn dma(&mut self, gfn: Gfn, write: bool) {
+        if self.dying() || !self.facts.contains(Facts::IOMMU) {
+            return;
+        }
+        let mapped = match self.tables.translate(gfn) {
+            Some((mfn, kind::RAM_RW, _)) => Some(mfn),
+            _ => None,
+        };
+        let Some(mfn) = self.iotlb.get(&gfn.0).copied().or(mapped) else {
+            return;
+        };
+        self.iotlb.insert(gfn.0, mfn);
+        let owner = self.heap.at(mfn).state;
+        assert_eq!(
+            owner,
+            State::Owned(Dom::Guest),
+            "a device reaches {mfn:?} through {gfn:?}"
+        );
+        if self.flux.contains(&gfn.0) {
+            return;
+        }
+        if write {
+            let value = self.fresh_pattern();
+            self.heap.at_mut(mfn).content = value;
+            self.expect.insert(gfn.0, value);
+        } else {
+            assert_eq!(
+                Some(&self.heap.at(mfn).content),
+                self.expect.get(&gfn.0),
+                "a device reads something else at {gfn:?}"
+            );
+        }
+    }
+
     /// The guest starts to die: its vCPUs do not run any more.
     pub fn die(&mut self) {
         self.facts |= Facts::DYING;
+        self.iotlb.clear();
         for tlb in &mut self.tlbs {
             tlb.clear();
         }
@@ -826,6 +968,13 @@ impl Host {
                 let value = self.fresh_pattern();
                 self.access(vcpu as usize % VCPUS, gfn_of(gfn), Some(value));
             }
+            Act::Evict { vcpu, which } => {
+                let tlb = &mut self.tlbs[usize::from(vcpu) % VCPUS];
+                if !tlb.is_empty() {
+                    tlb.remove(usize::from(which) % tlb.len());
+                }
+            }
+            Act::Dma { gfn, write } => self.dma(gfn_of(gfn), write),
             Act::Map { gfn } => {
                 if !self.dying() {
                     self.pin(gfn_of(gfn));
@@ -896,6 +1045,57 @@ impl Host {
 
     /// Every call of the core passes here: time goes on, others act.
     fn tick(&mut self) {
+        self.time_passes();
+        self.others_act();
+    }
+
+    /// The same for a call about one frame.
+    fn tick_at(&mut self, mfn: Mfn) {
+        self.time_passes();
+        if self.watched.is_empty() || self.watched.contains(&mfn.slot()) {
+            self.others_act();
+        }
+    }
+
+    /// The core is told something.
+    fn tell(&mut self, what: impl Hash) {
+        let mut digest = Digest(self.answers ^ self.facts.bits());
+        what.hash(&mut digest);
+        self.answers = digest.finish();
+    }
+
+    fn others_act(&mut self) {
+        if let Some(between) = self.between.clone() {
+            between(self);
+        }
+    }
+
+    /// A vCPU that did this now would have to wait for the lock.
+    pub fn waits(&self, act: Act) -> bool {
+        let (vcpu, gfn, write) = match act {
+            Act::Read { vcpu, gfn } => (vcpu, gfn, false),
+            Act::Write { vcpu, gfn } => (vcpu, gfn, true),
+            _ => return false,
+        };
+        let gfn = Gfn(u64::from(gfn) % GFN_MAX);
+        let known = self.tlbs[usize::from(vcpu) % VCPUS]
+            .iter()
+            .any(|t| gfn.align(t.order) == t.gfn && (t.write || !write));
+        let marked = matches!(
+            self.tables.walk(gfn).map(|hit| hit.slot),
+            Some(Slot::Absent {
+                sw_type: kind::MARK
+            })
+        );
+        marked && !known && !self.dying()
+    }
+
+    /// The core has the lock.
+    pub fn is_locked(&self) -> bool {
+        self.locked
+    }
+
+    fn time_passes(&mut self) {
         self.calls += 1;
         self.end_limbo();
         if self.die_at == Some(self.calls) {
@@ -954,6 +1154,7 @@ impl Host {
         }
         self.lists = lists;
         self.renewed.clear();
+        self.largest = out_order.max(self.config.max_order);
         let mut scratch = std::mem::take(&mut self.scratch);
         let new = |host: &Self, done| {
             Request::new(in_order, out_order, nr, done, host.config.max_order)
@@ -961,7 +1162,7 @@ impl Host {
         };
         let (mut before, mut in_vain) = (done, 0);
         let result = loop {
-            match p2m::exchange::run(self, &mut request, &mut scratch) {
+            match p2m::exchange::run(self, &mut request, &mut scratch.0) {
                 End::Done => break Ok(()),
                 End::Failed(errno) => break Err(errno),
                 End::Preempted => {
@@ -976,6 +1177,7 @@ impl Host {
             }
         };
         self.scratch = scratch;
+        self.largest = u32::MAX;
         self.lists = Lists::default();
         self.settle_flux();
         self.flux.clear();
@@ -1006,7 +1208,7 @@ impl Host {
                 Next::Look(region) => {
                     let mut list = std::mem::take(&mut self.list);
                     let mode = self.mode;
-                    let outcome = coalesce::heal(self, &mut list, region, mode, now);
+                    let outcome = coalesce::heal(self, &mut list.0, region, mode, now);
                     self.list = list;
                     return Some((region, outcome));
                 }
@@ -1019,6 +1221,12 @@ impl Host {
                 Next::Wait(_) | Next::Idle => return None,
             }
         }
+    }
+
+    /// The coalescer has walked the first GiB before, and `region` alone waits.
+    pub fn surveyed(&mut self, region: Region) {
+        self.book.survey(0, Box::default());
+        self.book.touch(region, self.now);
     }
 
     fn survey(&mut self, gib: u64) {
@@ -1066,6 +1274,32 @@ impl Host {
         self.lock().view(region, shape)
     }
 
+    /// All that decides what can happen next: the machine, and what the core
+    /// knows, which is how often it has called and what it was told.
+    pub fn fingerprint<H: Hasher>(&self, state: &mut H) {
+        for frame in &self.heap.frames {
+            (frame.state, frame.count, frame.allocated, frame.special).hash(state);
+            (frame.types, frame.stamped, frame.data, frame.limbo).hash(state);
+            if frame.state != State::Free {
+                frame.content.hash(state);
+            }
+        }
+        self.heap.m2p.hash(state);
+        self.heap.tot.hash(state);
+        self.tables.hash(state);
+        self.tlbs.hash(state);
+        (
+            &self.mapper_tlb,
+            &self.mapper_refs,
+            &self.other,
+            &self.limbo,
+        )
+            .hash(state);
+        (&self.expect, &self.dirty_ranges, self.facts.bits()).hash(state);
+        (self.locked, self.need_flush, self.pattern).hash(state);
+        (self.calls, self.answers).hash(state);
+    }
+
     // ---- checks ------------------------------------------------------------
 
     /// What the guest has.
@@ -1098,7 +1332,7 @@ impl Host {
         assert!(
             coalesce::books_balance(&self.account),
             "the counters do not add up: {:?}",
-            self.account
+            *self.account
         );
         for &(mfn, content) in &self.other {
             self.check_other(mfn, content);
@@ -1241,7 +1475,13 @@ impl Machine for Host {
             return None;
         }
         let mfn = match purpose {
-            Purpose::Expose => self.take_clean(order)?,
+            Purpose::Expose => {
+                assert!(
+                    order.log2() <= self.largest,
+                    "{order:?} is more than the caller may allocate"
+                );
+                self.take_clean(order)?
+            }
             Purpose::Overwrite(near) => {
                 assert!(near.0 < self.heap.len(), "{near:?} is on no node");
                 if self.heap.free_pages() < self.config.watermark + order.pages() {
@@ -1250,6 +1490,7 @@ impl Machine for Host {
                 self.take(order)?
             }
         };
+        self.tell(mfn);
         Some(Block::from_allocator(mfn, order))
     }
 
@@ -1267,6 +1508,7 @@ impl Machine for Host {
         if purpose == Purpose::Expose {
             self.heap.scrub(mfn);
         }
+        self.tell(mfn);
         Some(Block::from_allocator(mfn, Order::PAGE))
     }
 
@@ -1286,7 +1528,7 @@ impl Machine for Host {
     }
 
     fn free_retired(&mut self, mfn: Mfn, order: Order) {
-        self.tick();
+        self.tick_at(mfn);
         assert!(!self.locked, "freeing under the lock");
         assert!(mfn.is_aligned(order), "a block at {mfn:?} of {order:?}");
         for i in 0..order.pages() {
@@ -1357,6 +1599,10 @@ impl Drop for Guard<'_> {
                 "the lock is dropped while {:?} is marked",
                 self.host.tables.marks.first()
             );
+            assert!(
+                !self.host.unflushed,
+                "the lock is dropped before a flush: frames or tables may be in use"
+            );
             // The lock is gone before the deferred flush is done.
             self.host.tick();
             self.host.sync();
@@ -1424,6 +1670,8 @@ impl Locked for Guard<'_> {
         if self.host.tables.walk(gfn).is_some_and(|hit| hit.recalc) {
             self.host.recalc(gfn);
         }
+        let told = self.host.tables.translate(gfn);
+        self.host.tell(told);
         let Some(hit) = self.host.tables.walk(gfn) else {
             return Lookup {
                 kind: Kind::Hole,
@@ -1456,6 +1704,11 @@ impl Locked for Guard<'_> {
         if self.host.tables.push_recalc(gfn) {
             self.host.recalc_one(gfn);
         }
+        let mut digest = Digest::default();
+        if let Some(table) = self.host.tables.last_table(gfn) {
+            table.entries().for_each(|entry| digest.write_u64(entry.0));
+        }
+        self.host.tell(digest.finish());
         let tables = &self.host.tables;
 
         match (tables.last_table(gfn), tables.walk(gfn)) {
@@ -1477,7 +1730,7 @@ impl Locked for Guard<'_> {
     }
 
     fn freeze(&mut self, gfn: Gfn, mfn: Mfn) -> Result<(), Reason> {
-        self.host.tick();
+        self.host.tick_at(mfn);
         let fails = self.host.fails(Fallible::Freeze);
         let host = &mut *self.host;
         let m2p = host.heap.m2p[mfn.0 as usize];
@@ -1493,12 +1746,15 @@ impl Locked for Guard<'_> {
             return Err(Reason::Special);
         }
         if m2p != Some(gfn) || frame.special {
+            host.tell(1);
             return Err(Reason::Special);
         }
         if frame.count == 0 {
+            host.tell(2);
             return Err(Reason::Vanished);
         }
         if fails || frame.types != 0 || !frame.allocated || frame.count != 1 {
+            host.tell(3);
             return Err(Reason::Pinned);
         }
         frame.allocated = false;
@@ -1507,7 +1763,7 @@ impl Locked for Guard<'_> {
     }
 
     fn thaw(&mut self, mfn: Mfn) {
-        self.host.tick();
+        self.host.tick_at(mfn);
         let dying = self.host.dying();
         let frame = self.host.heap.at_mut(mfn);
 
@@ -1525,11 +1781,13 @@ impl Locked for Guard<'_> {
     }
 
     fn m2p(&mut self, mfn: Mfn) -> Option<Gfn> {
-        self.host.heap.m2p[mfn.0 as usize]
+        let gfn = self.host.heap.m2p[mfn.0 as usize];
+        self.host.tell(gfn);
+        gfn
     }
 
     fn set_m2p(&mut self, mfn: Mfn, gfn: Option<Gfn>) {
-        self.host.tick();
+        self.host.tick_at(mfn);
         assert!(
             self.host.heap.at(mfn).is_frozen(),
             "the M2P entry of {mfn:?} is set to {gfn:?}, and it is {:?}",
@@ -1587,6 +1845,7 @@ impl Locked for Guard<'_> {
     fn zap(&mut self, _: &mut Pending<Panics>, gfn: Gfn, order: Order) {
         self.host.tick();
         self.nothing_is_lost("zap", gfn, order);
+        self.host.unflushed = true;
         self.must("zap", gfn, New::Absent(kind::INVALID), order);
     }
 
@@ -1605,6 +1864,7 @@ impl Locked for Guard<'_> {
             let mfn = self.host.mfn(gfn.add(i));
             assert!(mfn.is_some(), "{:?} is hidden, and is not RAM", gfn.add(i));
         }
+        self.host.unflushed = true;
         self.must("hide", gfn, New::Absent(kind::MARK), Order::REGION);
         Ok(())
     }
@@ -1630,6 +1890,7 @@ impl Locked for Guard<'_> {
                 self.host.heap.m2p[(mfn.0 + i) as usize] = Some(at);
             }
         }
+        self.host.unflushed = true;
         let new = New::Map(mfn, kind::RAM_RW, access);
         self.must("install", gfn, new, order);
     }
@@ -1656,6 +1917,7 @@ impl Locked for Guard<'_> {
                 gfn.add(i)
             );
         }
+        self.host.unflushed = true;
         self.must(
             "promote",
             gfn,
@@ -1670,7 +1932,9 @@ impl Locked for Guard<'_> {
         if self.host.fails(Fallible::Assign) {
             self.host.die();
         }
-        if self.host.dying() {
+        let dying = self.host.dying();
+        self.host.tell(dying);
+        if dying {
             return Err(Reason::Dying);
         }
         for i in 0..order.pages() {
@@ -1686,7 +1950,7 @@ impl Locked for Guard<'_> {
     }
 
     fn copy(&mut self, from: Mfn, to: Mfn) {
-        self.host.tick();
+        self.host.tick_at(from);
         let source = *self.host.heap.at(from);
 
         assert!(source.is_frozen(), "{from:?} is copied, and is not frozen");
@@ -1700,6 +1964,7 @@ impl Locked for Guard<'_> {
     fn flush(&mut self, pending: Pending<Panics>) -> Flushed {
         self.host.tick();
         self.host.flush_guest();
+        self.host.unflushed = false;
         pending.flushed()
     }
 

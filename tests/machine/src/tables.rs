@@ -5,6 +5,7 @@
 use arch::{ENTRIES, Ept, Format, LEVEL_BITS, Npt, PAGE_SHIFT, Slot, Table};
 use p2m::addr::{Gfn, Mfn, Order};
 use std::collections::BTreeSet;
+use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Xen's `p2m_type_t`, as far as it occurs here.
@@ -100,6 +101,36 @@ pub struct Tables {
     pub marks: BTreeSet<u64>,
 }
 
+impl Clone for Tables {
+    fn clone(&self) -> Self {
+        let copy = |table: &Table| {
+            let entries = std::array::from_fn(|i| AtomicU64::new(table.0[i].load(Relaxed)));
+            Box::new(Table(entries))
+        };
+        Tables {
+            format: self.format,
+            exec_sp: self.exec_sp,
+            hap_2mb: self.hap_2mb,
+            pool: self.pool.iter().map(|table| copy(table)).collect(),
+            free: self.free.clone(),
+            held: self.held.clone(),
+            dropped: self.dropped.clone(),
+            root: self.root,
+            marks: self.marks.clone(),
+        }
+    }
+}
+
+/// What the tables say: that the same is kept in other tables of the pool makes
+/// no difference.
+impl Hash for Tables {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.hash_table(self.root, TOP, state);
+        (self.free.len(), self.dropped.len()).hash(state);
+        self.marks.hash(state);
+    }
+}
+
 fn index(gfn: Gfn, level: u32) -> usize {
     (gfn.0 >> (LEVEL_BITS * (level - 1))) as usize % ENTRIES
 }
@@ -128,6 +159,21 @@ impl Tables {
 
         tables.root = tables.free.pop().expect("a pool needs a root");
         tables
+    }
+
+    fn hash_table<H: Hasher>(&self, table: usize, level: u32, state: &mut H) {
+        for i in 0..ENTRIES {
+            match self.read(table, i, level) {
+                Slot::Table { frame, .. } => {
+                    i.hash(state);
+                    self.hash_table((frame - POOL_BASE) as usize, level - 1, state);
+                }
+                _ => match self.raw(table, i) {
+                    0 => {}
+                    raw => (i, raw).hash(state),
+                },
+            }
+        }
     }
 
     /// Tables that are left.

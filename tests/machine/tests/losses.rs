@@ -183,8 +183,10 @@ fn a_guest_waits_for_ever() {
     let mut host = host();
     host.die();
     let mut pending = Pending::new();
-    host.lock().hide(&mut pending, Gfn(0)).unwrap();
-    pending.unused();
+    let mut locked = host.lock();
+    locked.hide(&mut pending, Gfn(0)).unwrap();
+    let _ = locked.flush(pending);
+    drop(locked);
     // Not dying after all: only so that the check of the guard is passed by.
     host.facts.remove(p2m::machine::Facts::DYING);
     host.act(Act::Read { vcpu: 0, gfn: 5 });
