@@ -104,7 +104,10 @@ fn lead_astray(host: &mut Host, gfn: Gfn) {
         host.other_alloc();
     }
     host.config.alloc_at = false;
-    assert!(host.populate(gfn, Order::PAGE, false), "no page for {gfn:?}");
+    assert!(
+        host.populate(gfn, Order::PAGE, false),
+        "no page for {gfn:?}"
+    );
     host.config.alloc_at = true;
     while host.other_pages() > before {
         host.other_free(before);
