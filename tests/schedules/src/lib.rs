@@ -17,8 +17,11 @@ use machine::host::{Act, Config, Host, Lists};
 use machine::script::{Build, Script};
 use p2m::account::Outcome;
 use p2m::addr::{Gfn, Order, REGION_PAGES, Region};
-use p2m::machine::Errno;
+use p2m::ledger::Ledger;
+use p2m::machine::{Errno, Facts};
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 /// The region in which everything happens.
 pub const REGION: Region = Region(1);
@@ -202,6 +205,20 @@ impl Scene {
         }
     }
 
+    /// How many calls of the core there are at which others may act, when none
+    /// does.
+    pub fn calls(&self) -> u8 {
+        let calls = Arc::new(AtomicU8::new(0));
+        let count = Arc::clone(&calls);
+        let mut host = self.host.clone();
+
+        host.between = Some(Arc::new(move |_: &mut Host| {
+            count.fetch_add(1, Relaxed);
+        }));
+        self.play(&mut host);
+        calls.load(Relaxed)
+    }
+
     /// Everybody else leaves: a region of RAM that can be made whole is, before
     /// long.
     pub fn quiet(&self, mut host: Host) {
@@ -210,6 +227,11 @@ impl Scene {
         if host.dying() {
             host.finish();
             return;
+        }
+        if host.facts.contains(Facts::IOMMU) {
+            // That goes away with an event only.
+            host.facts -= Facts::IOMMU;
+            host.book.touch(REGION, host.now);
         }
         host.heal_all();
         host.check();

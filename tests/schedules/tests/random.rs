@@ -4,7 +4,7 @@
 //!
 //! `SCHEDULES` sets how many schedules there are in all, `SHUTTLE_RANDOM_SEED` the
 //! seed; it is printed, and the same seed gives the same schedules. A schedule
-//! that fails is printed too: `SCENE='name@number' SCHEDULE=text` plays it again.
+//! that fails is printed too: `SCENE='name@machine:cast' SCHEDULE=text` plays it again.
 
 use machine::host::{Act, Host};
 use schedules::{Deed, End, MACHINES, Others, PAGES, Scene};
@@ -66,12 +66,8 @@ fn cast(n: usize) -> Vec<Vec<Act>> {
 
 const CASTS: usize = 4;
 
-/// So many calls of the core may pass between two acts of one of them, and a few
-/// more.
-const PATIENCE: u8 = 8;
-
 /// One execution.
-fn execute(scene: &Scene, cast: &[Vec<Act>]) -> End {
+fn execute(scene: &Scene, cast: &[Vec<Act>], calls: u8) -> End {
     let mut host = scene.host.clone();
     let others = Others(vec![VecDeque::new(); cast.len()]);
     let others = Arc::new(Mutex::new(others));
@@ -87,8 +83,11 @@ fn execute(scene: &Scene, cast: &[Vec<Act>]) -> End {
             let others = Arc::clone(&others);
             thread::spawn(move || {
                 let mut random = shuttle::rand::thread_rng();
+                // Begin at any of the core's calls, and go on before long.
+                let mut patience = calls;
                 for act in acts {
-                    let calls = random.gen_range(0..PATIENCE);
+                    let calls = random.gen_range(0..patience);
+                    patience = calls / 4 + 2;
                     others.lock().unwrap().0[who].push_back((calls, act));
                 }
             })
@@ -116,9 +115,10 @@ fn run(
     config.silence_warnings = true;
     config.failure_persistence = FailurePersistence::Print;
     let (scene, cast, ends) = (scene.clone(), cast(n), Arc::clone(ends));
+    let calls = scene.calls();
 
     Runner::new(scheduler, config).run(move || {
-        let end = execute(&scene, &cast);
+        let end = execute(&scene, &cast, calls);
         let mut ends = ends.lock().unwrap();
         *ends.entry(format!("{end:?}")).or_default() += 1;
     })
@@ -162,7 +162,7 @@ fn schedules() {
                 while let Some(&(name, scene, n)) = work.get(next.fetch_add(1, order)) {
                     let since = Instant::now();
                     let ends = Arc::default();
-                    println!("schedules: SCENE={name:?} cast {n}");
+                    println!("schedules: SCENE='{name}:{n}'");
                     let random = RandomScheduler::new_from_seed(seed, each);
                     let pct = PctScheduler::new_from_seed(seed, 3, each);
                     let ran = run(random, scene, n, &ends) + run(pct, scene, n, &ends);
@@ -225,7 +225,11 @@ fn alone() {
         let calls = host.calls;
         let end = scene.play(&mut host);
         host.check();
-        println!("{name}: {end:?}, {} calls", host.calls - calls);
+        println!(
+            "{name}: {end:?}, {} calls, {} of interest",
+            host.calls - calls,
+            scene.calls()
+        );
         match scene.deed {
             Deed::Heal => assert!(!format!("{end:?}").contains("Refused"), "{name}: {end:?}"),
             Deed::Exchange(..) => assert_eq!(end, End::Exchanged(2, true), "{name}"),
