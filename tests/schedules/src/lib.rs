@@ -238,9 +238,10 @@ impl Scene {
         if self.deed == Deed::Heal {
             assert!(
                 host.tables.last_table(REGION.start()).is_none(),
-                "{:?} could be whole, and is {:?}",
-                REGION,
-                host.shape(REGION)
+                "{REGION:?} could be whole, and is {:?}, {} waiting, {:?}",
+                host.shape(REGION),
+                host.book.queued(),
+                *host.account
             );
         }
         host.finish();
