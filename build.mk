@@ -69,16 +69,24 @@ lab: ## The program that boots Xen on emulators and judges: target/release/lab
 run: release guests lab ## Boots Xen on an emulator and shows a guest's memory break up and heal
 	@target/release/lab demo $(LAB_ARGS)
 
+# Tests that try so much that they are built with optimization.
+APART := schedules
+
 .PHONY: unit
 unit: ## The tests that run on the host
 	@sh scripts/test-audit.sh '$(OUT)/build'
 	@echo '  UNIT    cargo $(if $(NEXTEST),nextest,test)'
 ifeq ($(NEXTEST),y)
-	@cargo nextest run --locked --workspace --no-fail-fast
+	@cargo nextest run --locked --workspace $(APART:%=--exclude %) --no-fail-fast
 	@cargo test -q --locked --workspace --doc
 else
-	@cargo test -q --locked --workspace --no-fail-fast
+	@cargo test -q --locked --workspace $(APART:%=--exclude %) --no-fail-fast
 endif
+
+.PHONY: adversaries
+adversaries: mutations ## The core under every order of events, and broken in known ways
+	@echo '  ORDERS  cargo test --release $(APART:%=-p %)'
+	@cargo test -q --locked --release $(APART:%=-p %)
 
 .PHONY: mutations
 mutations: ## Breaks the core in the ways of docs/xsa.md; each has to be noticed by the test named there
@@ -115,7 +123,7 @@ check-lab: xen stock guests lab ## The tests on emulators
 	@target/release/lab test $(LAB_ARGS)
 
 .PHONY: test
-test: lint unit series check-off check-lab ## Everything that has to hold
+test: lint unit adversaries series check-off check-lab ## Everything that has to hold
 
 .PHONY: install
 install: release ## Installs Xen below DESTDIR (out/install unless given), as Xen's own 'make install' does
