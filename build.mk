@@ -122,6 +122,14 @@ check-debian: ## Proves that deps and xen work in a fresh Debian 12 and 13 (root
 check-lab: xen stock guests lab ## The tests on emulators
 	@target/release/lab test $(LAB_ARGS)
 
+.PHONY: spec
+spec: xen stock guests lab ## Measures, and compares with what SPEC.md promises
+	@target/release/lab spec $(LAB_ARGS)
+
+.PHONY: bench
+bench: xen stock guests lab ## What everything costs, beside an unpatched Xen: a table, and out/bench.json
+	@target/release/lab bench $(LAB_ARGS)
+
 .PHONY: test
 test: lint unit adversaries series check-off check-lab ## Everything that has to hold
 

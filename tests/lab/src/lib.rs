@@ -8,16 +8,20 @@
 //! - [`verdict`]: what the lines say, and whether that is what the scenario wants.
 //! - [`trace`]: Xen's trace buffers, read out of the machine's memory once it has stopped.
 //! - [`picture`]: the guest's memory as a picture.
+//! - [`figures`], [`spec`], [`bench`]: what guests counted, what was promised, and both as tables.
 //! - [`lab`]: the above put together for one run.
 
+pub mod bench;
 pub mod console;
 pub mod demo;
 pub mod emulator;
+pub mod figures;
 pub mod lab;
 pub mod picture;
 pub mod place;
 pub mod ram;
 pub mod run;
+pub mod spec;
 pub mod suite;
 pub mod tables;
 pub mod trace;

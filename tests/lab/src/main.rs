@@ -17,10 +17,10 @@ use lab::demo::{self, Live};
 use lab::lab::{Request, Xen, perform};
 use lab::picture::Look;
 use lab::place::Place;
-use lab::suite;
 use lab::tables::{DEFAULT_LIMIT, Scenario, Tables, check_flavour};
 use lab::trace::{Trace, text};
 use lab::verdict::Expectation;
+use lab::{bench, spec, suite};
 
 /// Boots Xen and a test guest on an emulator, and judges what came of it.
 #[derive(Debug, Parser)]
@@ -46,6 +46,18 @@ enum Command {
         #[arg(long, value_name = "RE")]
         filter: Option<Regex>,
         /// How many CPUs to use [default: all]; a machine takes as many as it has
+        #[arg(long, value_name = "N")]
+        jobs: Option<usize>,
+    },
+    /// Measures, and compares with what SPEC.md promises
+    Spec {
+        /// How many CPUs to use [default: all]
+        #[arg(long, value_name = "N")]
+        jobs: Option<usize>,
+    },
+    /// Measures, prints a table, and writes bench.json
+    Bench {
+        /// How many CPUs to use [default: all]
         #[arg(long, value_name = "N")]
         jobs: Option<usize>,
     },
@@ -126,6 +138,8 @@ fn act(cli: Cli) -> Result<bool> {
         Command::List => list(&Tables::built_in()?).map(|()| true),
         Command::Run(args) => run(&Place::find(cli.out)?, &args),
         Command::Test { filter, jobs } => test(&Place::find(cli.out)?, filter.as_ref(), jobs),
+        Command::Spec { jobs } => measure(&Place::find(cli.out)?, jobs, false),
+        Command::Bench { jobs } => measure(&Place::find(cli.out)?, jobs, true),
         Command::Demo { target } => show(&Place::find(cli.out)?, &target),
         Command::Trace { file, all, summary } => trace(&file, all, summary).map(|()| true),
     }
@@ -255,17 +269,51 @@ fn joined(words: &[&str]) -> String {
 fn test(place: &Place, filter: Option<&Regex>, jobs: Option<usize>) -> Result<bool> {
     let tables = Tables::built_in()?;
     let cases = suite::cases(&tables, filter)?;
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let jobs = jobs.unwrap_or(cpus).max(1);
-
-    let results = suite::run(place, &cases, jobs, io::stderr().is_terminal());
+    let results = suite::run(place, &cases, jobs_or_all(jobs), io::stderr().is_terminal());
     let colour = Look::of_stdout().rich;
     println!("\n{}", suite::matrix(&cases, &results, colour));
     if filter.is_none() {
         println!("{}", suite::coverage(&tables, &cases, &results));
     }
+    let mut kept = true;
+    if filter.is_none() {
+        let figures = suite::figures(place, &cases, &results)?;
+        let (text, all_kept) = spec::judged(&tables, &figures, colour)?;
+        println!("{text}");
+        kept = all_kept;
+    }
     println!("{}", suite::closing_line(&results));
-    Ok(results.iter().all(|done| done.passed))
+    Ok(kept && results.iter().all(|done| done.passed))
+}
+
+fn jobs_or_all(jobs: Option<usize>) -> usize {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    jobs.unwrap_or(cpus).max(1)
+}
+
+/// Runs what gives figures, and prints them: against what was promised, or all of them.
+fn measure(place: &Place, jobs: Option<usize>, bench: bool) -> Result<bool> {
+    let tables = Tables::built_in()?;
+    let mut cases = suite::cases(&tables, None)?;
+    cases.retain(|case| case.scenario.figures);
+    let results = suite::run(place, &cases, jobs_or_all(jobs), io::stderr().is_terminal());
+    let figures = suite::figures(place, &cases, &results)?;
+    let mut good = results.iter().all(|done| done.passed);
+
+    println!();
+    if bench {
+        let rows = bench::rows(&figures)?;
+        print!("{}", bench::table(&rows));
+        let path = place.out().join("bench.json");
+        fs::write(&path, bench::json(&rows)?)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        println!("\nwritten to {}", path.display());
+    } else {
+        let (text, kept) = spec::judged(&tables, &figures, Look::of_stdout().rich)?;
+        print!("{text}");
+        good &= kept;
+    }
+    Ok(good)
 }
 
 fn show(place: &Place, target: &Target) -> Result<bool> {

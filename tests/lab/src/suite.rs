@@ -11,6 +11,7 @@ use comfy_table::{Cell, CellAlignment, Color, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use regex::Regex;
 
+use crate::figures::Figures;
 use crate::lab::{Request, Xen, perform};
 use crate::place::Place;
 use crate::tables::{FLAVOURS, Machine, Scenario, Tables};
@@ -72,6 +73,8 @@ pub struct Done {
     pub wall: Duration,
     /// What is wrong; empty if nothing is.
     pub complaint: String,
+    /// What the guest counted.
+    pub counts: BTreeMap<String, u64>,
 }
 
 /// Shows how far it is.
@@ -198,6 +201,30 @@ pub fn run(place: &Place, cases: &[Case<'_>], jobs: usize, bar: bool) -> Vec<Don
 }
 
 fn run_case(place: &Place, case: &Case<'_>) -> Done {
+    let mut done = run_once(place, case);
+    if case.scenario.figures && done.passed {
+        let again = run_once(place, case);
+        done.wall += again.wall;
+        done.passed &= again.passed;
+        done.complaint += &again.complaint;
+        if let Some(complaint) = difference(&done.counts, &again.counts) {
+            done.passed = false;
+            done.complaint += &format!("  - two runs of the same differ: {complaint}\n");
+        }
+    }
+    done
+}
+
+/// The first figure that two runs do not have in common.
+fn difference(one: &BTreeMap<String, u64>, two: &BTreeMap<String, u64>) -> Option<String> {
+    let names = one.keys().chain(two.keys());
+    names
+        .map(|name| (name, one.get(name), two.get(name)))
+        .find(|(_, a, b)| a != b)
+        .map(|(name, a, b)| format!("{name} is {a:?} and then {b:?}"))
+}
+
+fn run_once(place: &Place, case: &Case<'_>) -> Done {
     match perform(place, &case.request(), &mut |_| {}) {
         Ok(report) => Done {
             passed: report.verdict.passed(),
@@ -207,13 +234,27 @@ fn run_case(place: &Place, case: &Case<'_>) -> Done {
             } else {
                 report.complaint()
             },
+            counts: report.facts.counts,
         },
         Err(error) => Done {
             passed: false,
             wall: Duration::ZERO,
             complaint: format!("  - it could not be run: {error:#}\n"),
+            counts: BTreeMap::new(),
         },
     }
+}
+
+/// The figures of those cases that are about them.
+pub fn figures(place: &Place, cases: &[Case<'_>], results: &[Done]) -> Result<Figures> {
+    let mut figures = Figures::default();
+    for (case, done) in cases.iter().zip(results) {
+        if case.scenario.figures && done.passed {
+            figures.add(&case.machine.name, case.flavour, &done.counts);
+        }
+    }
+    figures.add_build(place)?;
+    Ok(figures)
 }
 
 /// How many of `jobs` machines' worth of CPUs a case takes: an emulator runs each CPU of a machine in
@@ -373,6 +414,7 @@ mod tests {
                 passed: n != 2,
                 wall: Duration::from_millis(1234 + n * n * n * 1000),
                 complaint: String::new(),
+                counts: BTreeMap::new(),
             })
             .collect();
         let text = matrix(&all, &results, false)
@@ -393,12 +435,25 @@ mod tests {
                 passed: true,
                 wall: Duration::ZERO,
                 complaint: String::new(),
+                counts: BTreeMap::new(),
             })
             .collect();
         let text = coverage(&tables, &some, &results);
         assert!(text.contains("| one       | pass | left |"), "{text}");
         assert!(text.contains("| one-stock | left |      |"), "{text}");
         assert!(text.contains("left: not asked for"), "{text}");
+    }
+
+    #[test]
+    fn two_runs_are_compared_figure_by_figure() {
+        let one = BTreeMap::from([("a".to_owned(), 1), ("b".to_owned(), 2)]);
+        assert_eq!(difference(&one, &one), None);
+        let mut two = one.clone();
+        two.insert("b".to_owned(), 3);
+        let complaint = difference(&one, &two).unwrap();
+        assert_eq!(complaint, "b is Some(2) and then Some(3)");
+        two.remove("b");
+        assert!(difference(&one, &two).is_some() && difference(&two, &one).is_some());
     }
 
     #[test]

@@ -71,6 +71,9 @@ pub struct Scenario {
     pub limit: Option<u64>,
     #[serde(default)]
     pub expect: Expectation,
+    /// What it counts are costs, the same in each run: it is run twice, and they are compared.
+    #[serde(default)]
+    pub figures: bool,
     /// What it shows.
     pub shows: String,
 }
