@@ -70,7 +70,7 @@ run: release guests lab ## Boots Xen on an emulator and shows a guest's memory b
 	@target/release/lab demo $(LAB_ARGS)
 
 # Tests that try so much that they are built with optimization.
-APART := schedules
+APART := schedules simulation
 
 .PHONY: unit
 unit: ## The tests that run on the host
@@ -86,7 +86,15 @@ endif
 .PHONY: adversaries
 adversaries: mutations ## The core under every order of events, and broken in known ways
 	@echo '  ORDERS  cargo test --release $(APART:%=-p %)'
-	@cargo test -q --locked --release $(APART:%=-p %)
+	@cargo test -q --locked --release $(APART:%=-p %) -- --nocapture
+
+.PHONY: verify
+verify: ## The long form of the tests on the host: one table of properties and what was tried
+	@cargo run -q --locked -p verify -- $(VERIFY_ARGS)
+
+.PHONY: simulation
+simulation: ## 12 TiB and 1,000 domains in memory: tables, and plots in out/simulation
+	@cargo run -q --locked --release -p simulation -- --out '$(OUT)/simulation'
 
 .PHONY: mutations
 mutations: ## Breaks the core in the ways of docs/xsa.md; each has to be noticed by the test named there

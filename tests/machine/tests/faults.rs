@@ -230,6 +230,7 @@ fn some(last: u64) -> Vec<u64> {
 
 #[test]
 fn every_failure() {
+    let mut runs = 0u64;
     for (name, script, deed) in corpus() {
         for config in machines() {
             let script = Script {
@@ -248,14 +249,17 @@ fn every_failure() {
                     act(&mut host, &deed);
                     assert!(host.injected, "{name}: {kind:?} {n} did not happen");
                     host.finish();
+                    runs += 1;
                 }
             }
         }
     }
+    println!("faults: {runs} runs with a failure");
 }
 
 #[test]
 fn dying_at_every_call() {
+    let mut runs = 0u64;
     for (name, script, deed) in corpus() {
         for config in machines() {
             let script = Script {
@@ -276,10 +280,12 @@ fn dying_at_every_call() {
                     act(&mut host, &deed);
                     assert!(host.dying(), "{name}: call {call} did not happen");
                     host.finish();
+                    runs += 1;
                 }
             }
         }
     }
+    println!("faults: {runs} runs of guests that die");
 }
 
 /// Somebody comes between at each call: between a look and the second look it
@@ -303,6 +309,7 @@ fn meddling_at_every_call() {
         Act::OtherAlloc,
         Act::OtherFree { which: 3 },
     ];
+    let mut runs = 0u64;
     for (_, script, deed) in corpus() {
         for config in machines() {
             let script = Script {
@@ -321,10 +328,12 @@ fn meddling_at_every_call() {
                     host.meddle_at = Some((first + call, meddle));
                     act(&mut host, &deed);
                     host.finish();
+                    runs += 1;
                 }
             }
         }
     }
+    println!("faults: {runs} runs with somebody between");
 }
 
 /// The corpus comes to each kind of failure.

@@ -10,6 +10,21 @@ use p2m::account::{self, Counter, Reason};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Says how much was tried when each property is done.
+struct Tried(AtomicU64);
+
+static TRIED: Tried = Tried(AtomicU64::new(0));
+
+impl Tried {
+    fn count(&self) {
+        let tried = self.0.fetch_add(1, Ordering::Relaxed) + 1;
+        if tried % 1000 == 0 {
+            println!("properties: 1000 scripts more, {tried} so far");
+        }
+    }
+}
 
 fn config(cases: u32) -> ProptestConfig {
     let env = std::env::var_os("PROPTEST_CASES").is_some();
@@ -29,12 +44,14 @@ proptest! {
     /// reference model says.
     #[test]
     fn alone(script in script::script(false, false)) {
+        TRIED.count();
         script.play().finish();
     }
 
     /// vCPUs, mappers and another domain act at every call of the core.
     #[test]
     fn among_others(script in script::script(true, false)) {
+        TRIED.count();
         script.play().finish();
     }
 
@@ -42,12 +59,14 @@ proptest! {
     /// meanwhile.
     #[test]
     fn dying(script in script::script(true, true)) {
+        TRIED.count();
         script.play().finish();
     }
 
     /// When nothing is in the way any more, every region of RAM ends whole.
     #[test]
     fn quiet_regions(script in script::script(true, false)) {
+        TRIED.count();
         let mut host = script.play();
         quiet_regions_end_whole(&mut host);
         host.finish();

@@ -124,6 +124,17 @@ fn run(
     })
 }
 
+/// Says, should it come to that, in which scene it was.
+struct Named(String);
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("schedules: it was in {}", self.0);
+        }
+    }
+}
+
 fn scenes() -> Vec<(String, Scene)> {
     let mut all = Vec::new();
 
@@ -162,16 +173,16 @@ fn schedules() {
                 while let Some(&(name, scene, n)) = work.get(next.fetch_add(1, order)) {
                     let since = Instant::now();
                     let ends = Arc::default();
-                    println!("schedules: SCENE='{name}:{n}'");
+                    let _scene = Named(format!("SCENE='{name}:{n}'"));
                     let random = RandomScheduler::new_from_seed(seed, each);
                     let pct = PctScheduler::new_from_seed(seed, 3, each);
                     let ran = run(random, scene, n, &ends) + run(pct, scene, n, &ends);
                     done.fetch_add(ran, order);
                     let ends = ends.lock().unwrap();
-                    println!(
-                        "schedules: {name} cast {n}: {ran} in {:?}: {ends:?}",
-                        since.elapsed()
-                    );
+                    if std::env::var_os("VERBOSE").is_some() {
+                        let seconds = since.elapsed().as_secs_f64();
+                        println!("schedules: {name}:{n}: {ran} in {seconds:.1} s: {ends:?}");
+                    }
                     // A guest that is killed is no more of use.
                     assert!(n < 3 || ends.len() > 1, "{name} {n}: {ends:?}");
                 }

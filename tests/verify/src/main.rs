@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The long form of what `make -f build.mk test` does in short: each property with
+//! many cases, each model larger; and one table of what was tried.
+//!
+//! What a part prints goes to a log; the figures in the table are read from
+//! there, so that nothing is said that was not done.
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+use regex::Regex;
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+#[derive(Parser)]
+#[command(about = "The long form of the tests on the host; prints one table")]
+struct Args {
+    /// Only parts whose names contain this.
+    filter: Option<String>,
+    /// How much more is tried than by default.
+    #[arg(long, default_value_t = 1)]
+    times: u64,
+    /// All random choices follow from it.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Where the logs go.
+    #[arg(long, default_value = "out/logs/verify")]
+    logs: PathBuf,
+}
+
+/// One line of the table.
+struct Part {
+    name: &'static str,
+    command: Vec<String>,
+    env: Vec<(&'static str, String)>,
+    /// What was tried: what it is called, and where the log says how much; all
+    /// matches are added up.
+    tried: (&'static str, &'static str),
+    seeded: bool,
+}
+
+fn cargo(args: &str) -> Vec<String> {
+    let args = format!("cargo {args}");
+    args.split_whitespace().map(str::to_owned).collect()
+}
+
+fn parts(times: u64, seed: u64) -> Vec<Part> {
+    let proptest = |cases: u64| {
+        vec![
+            ("PROPTEST_CASES", (cases * times).to_string()),
+            ("PROPTEST_RNG_SEED", seed.to_string()),
+        ]
+    };
+    let test = |package: &str, target: &str| {
+        cargo(&format!(
+            "test -q --locked --release -p {package} --test {target} -- --nocapture"
+        ))
+    };
+
+    vec![
+        Part {
+            name: "invariants under random scripts",
+            command: test("machine", "properties"),
+            env: proptest(5_000),
+            tried: ("scripts", r"(?m)^properties: (\d+) scripts"),
+            seeded: true,
+        },
+        Part {
+            name: "failure, death and meddling at every call",
+            command: test("machine", "faults"),
+            env: proptest(2_000),
+            tried: ("runs", r"(?m)^faults: (\d+) runs"),
+            seeded: false,
+        },
+        Part {
+            name: "orders of events at random",
+            command: test("schedules", "random"),
+            env: vec![
+                ("SCHEDULES", (5_000_000 * times).to_string()),
+                ("SHUTTLE_RANDOM_SEED", seed.to_string()),
+            ],
+            tried: ("schedules", r"(?m)^schedules: (\d+) schedules"),
+            seeded: true,
+        },
+        Part {
+            name: "all orders of events, 2 pages",
+            command: test("schedules", "exhaustive"),
+            env: vec![
+                ("MODEL_PAGES", "2".to_owned()),
+                ("MODEL_MOVES", "3".to_owned()),
+            ],
+            tried: ("states", r"(?m)^model: (\d+) states in all"),
+            seeded: false,
+        },
+        Part {
+            name: "all orders of events, 4 pages",
+            command: test("schedules", "exhaustive"),
+            env: vec![
+                ("MODEL_PAGES", "4".to_owned()),
+                ("MODEL_MOVES", "2".to_owned()),
+            ],
+            tried: ("states", r"(?m)^model: (\d+) states in all"),
+            seeded: false,
+        },
+        Part {
+            name: "mutations that are known",
+            command: cargo("run -q --locked -p mutations -- --types"),
+            env: Vec::new(),
+            tried: ("mutations", r"(?m)^(\d+) mutations, each noticed"),
+            seeded: false,
+        },
+        Part {
+            name: "12 TiB, 1,024 domains, a day",
+            command: cargo(&format!(
+                "run -q --locked --release -p simulation -- --hours 24 --seed {seed}"
+            )),
+            env: Vec::new(),
+            tried: ("events", r"(?m)(\d+) pages moved"),
+            seeded: true,
+        },
+    ]
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let seed = args.seed.unwrap_or_else(|| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        now.map_or(1, |t| t.as_secs())
+    });
+    let mut table = Table::new();
+    let mut failed = Vec::new();
+
+    fs::create_dir_all(&args.logs)?;
+    table.load_preset(NOTHING);
+    table.set_header(["property", "tried", "", "seconds", "seed", ""]);
+    for (i, part) in parts(args.times, seed).into_iter().enumerate() {
+        if args.filter.as_ref().is_some_and(|f| !part.name.contains(f)) {
+            continue;
+        }
+        println!("  VERIFY  {}", part.name);
+        let path = args.logs.join(format!("{i}.log"));
+        let log = File::create(&path)?;
+        let start = Instant::now();
+        let status = Command::new(&part.command[0])
+            .args(&part.command[1..])
+            .envs(part.env)
+            .env("RUST_BACKTRACE", "0")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .status()
+            .with_context(|| part.command.join(" "))?;
+        let text = String::from_utf8_lossy(&fs::read(&path)?).into_owned();
+        let tried: u64 = Regex::new(part.tried.1)?
+            .captures_iter(&text)
+            .filter_map(|c| c[1].parse::<u64>().ok())
+            .sum();
+        // A part that tried nothing shows nothing.
+        let ok = status.success() && tried > 0;
+        if !ok {
+            failed.push(format!("{}: see {}", part.name, path.display()));
+        }
+        table.add_row([
+            part.name.to_owned(),
+            tried.to_string(),
+            part.tried.0.to_owned(),
+            format!("{:.0}", start.elapsed().as_secs_f64()),
+            if part.seeded {
+                seed.to_string()
+            } else {
+                String::new()
+            },
+            if ok { "holds" } else { "FAILS" }.to_owned(),
+        ]);
+    }
+    println!("{table}");
+    ensure!(failed.is_empty(), "{}", failed.join("\n"));
+    Ok(())
+}
