@@ -70,7 +70,7 @@ run: release guests lab ## Boots Xen on an emulator and shows a guest's memory b
 	@target/release/lab demo $(LAB_ARGS)
 
 # Tests that try so much that they are built with optimization.
-APART := schedules simulation
+APART := schedules simulation fuzz
 
 .PHONY: unit
 unit: ## The tests that run on the host

@@ -106,6 +106,20 @@ fn parts(times: u64, seed: u64) -> Vec<Part> {
             seeded: false,
         },
         Part {
+            name: "calls made of any bytes",
+            command: test("fuzz", "exchange"),
+            env: vec![("BOLERO_RANDOM_ITERATIONS", (20_000 * times).to_string())],
+            tried: ("inputs", r"rng inputs: (\d+)"),
+            seeded: false,
+        },
+        Part {
+            name: "page tables made of any bytes",
+            command: test("fuzz", "entries"),
+            env: vec![("BOLERO_RANDOM_ITERATIONS", (2_000_000 * times).to_string())],
+            tried: ("inputs", r"rng inputs: (\d+)"),
+            seeded: false,
+        },
+        Part {
             name: "mutations that are known",
             command: cargo("run -q --locked -p mutations -- --types"),
             env: Vec::new(),
