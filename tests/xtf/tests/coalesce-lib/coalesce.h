@@ -127,6 +127,12 @@ uint64_t co_dom_pages(void);
  */
 uint64_t co_free_pages(bool *iommu);
 
+/*
+ * Free pages of each node of the host, as far as max; the number of nodes, 0
+ * without the privilege to know.
+ */
+unsigned int co_node_free(uint64_t *pages, unsigned int max);
+
 /* CPUs of the host; 1 without the privilege to know. */
 unsigned int co_host_cpus(void);
 

@@ -113,11 +113,25 @@ struct abi_physinfo {
     uint32_t hw_cap[8];
 };
 
+#define ABI_SYSCTL_numainfo 17
+
+struct abi_meminfo {
+    uint64_t size, free;        /* bytes */
+};
+
+struct abi_numainfo {
+    uint32_t num_nodes;
+    uint32_t pad;
+    uint64_t meminfo;
+    uint64_t distance;
+};
+
 struct abi_sysctl {
     uint32_t cmd;
     uint32_t interface_version;
     union {
         struct abi_physinfo physinfo;
+        struct abi_numainfo numainfo;
         uint8_t pad[128];
     } u;
 };

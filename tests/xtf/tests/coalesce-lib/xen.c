@@ -300,6 +300,32 @@ uint64_t co_free_pages(bool *iommu)
     return op.u.physinfo.free_pages;
 }
 
+unsigned int co_node_free(uint64_t *pages, unsigned int max)
+{
+    static struct abi_meminfo nodes[16];
+    struct abi_sysctl op = {
+        .cmd = ABI_SYSCTL_numainfo,
+        .u.numainfo = {
+            .num_nodes = ARRAY_SIZE(nodes),
+            .meminfo = _u(nodes),
+        },
+    };
+    unsigned int i;
+    int rc;
+
+    if ( !sysctl_version )
+        return 0;
+
+    rc = sysctl(&op);
+    if ( rc )
+        panic("The numainfo sysctl gives %d\n", rc);
+
+    for ( i = 0; i < op.u.numainfo.num_nodes && i < max; i++ )
+        pages[i] = nodes[i].free >> PAGE_SHIFT;
+
+    return i;
+}
+
 unsigned int co_host_cpus(void)
 {
     struct abi_sysctl op = { .cmd = ABI_SYSCTL_physinfo };
