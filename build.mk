@@ -65,8 +65,14 @@ lab: ## The program that boots Xen on emulators and judges: target/release/lab
 	@echo '  LAB     target/release/lab'
 	@cargo build -q --locked --release -p lab
 
+.PHONY: tools
+tools: ## The program that reads traces: target/release/xen-coalesce; manual pages and completions: out/tools
+	@echo '  TOOLS   target/release/xen-coalesce'
+	@cargo build -q --locked --release -p xen-coalesce
+	@target/release/xen-coalesce generate '$(OUT)/tools'
+
 .PHONY: run
-run: release guests lab ## Boots Xen on an emulator and shows a guest's memory break up and heal
+run: release guests lab tools ## Boots Xen on an emulator and shows a guest's memory break up and heal
 	@target/release/lab demo $(LAB_ARGS)
 
 # Tests that try so much that they are built with optimization.
@@ -138,12 +144,25 @@ spec: xen stock guests lab ## Measures, and compares with what SPEC.md promises
 bench: xen stock guests lab ## What everything costs, beside an unpatched Xen: a table, and out/bench.json
 	@target/release/lab bench $(LAB_ARGS)
 
+.PHONY: check-page
+check-page: release guests lab tools ## The page of a fresh trace in a browser; pictures of it in out/plot-{light,dark}.png
+	@echo '  PAGE    lab demo, chromium'
+	@mkdir -p '$(OUT)/logs'
+	@target/release/lab demo >'$(OUT)/logs/demo.log' 2>&1 || { cat '$(OUT)/logs/demo.log' >&2; exit 1; }
+	@XEN_COALESCE_TRACE='$(OUT)/logs/demo@qemu-npt-smp2@release/trace.bin' \
+	  cargo test -q --locked -p xen-coalesce --test browser >'$(OUT)/logs/page.log' 2>&1 || \
+	  { cat '$(OUT)/logs/page.log' >&2; exit 1; }
+
 .PHONY: test
-test: lint unit adversaries series check-off check-lab ## Everything that has to hold
+test: lint unit adversaries series check-off check-lab check-page ## Everything that has to hold
 
 .PHONY: install
-install: release ## Installs Xen below DESTDIR (out/install unless given), as Xen's own 'make install' does
+install: release tools ## Installs Xen below DESTDIR (out/install unless given), as Xen's own 'make install' does, and xen-coalesce
 	@sh scripts/xen.sh '$(OUT)' release install DESTDIR='$(abspath $(DESTDIR))'
+	@install -D -t '$(abspath $(DESTDIR))/usr/bin' target/release/xen-coalesce
+	@install -D -m 644 -t '$(abspath $(DESTDIR))/usr/share/man/man1' '$(OUT)'/tools/man1/*.1
+	@for dir in bash-completion/completions zsh/site-functions fish/vendor_completions.d; do \
+	  install -D -m 644 -t '$(abspath $(DESTDIR))/usr/share/'$$dir '$(OUT)'/tools/$$dir/* || exit 1; done
 	@echo '  INSTALL $(abspath $(DESTDIR))'
 
 .PHONY: clean

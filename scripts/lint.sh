@@ -25,7 +25,7 @@ cargo clippy -q --locked --workspace --all-targets -- -D warnings || fail "clipp
 XEN_RS_ABI=$abi cargo clippy -q --locked -p xen-rs --lib --target-dir target/xen-abi \
     --config 'build.rustflags=["--cfg", "xen_abi"]' -- -D warnings || fail "clippy has findings in what is linked into Xen"
 # Newer than Debian 13's compiler, which clippy does not tell.
-chains=$(grep -rnE '&& let ' --include='*.rs' arch p2m xen-rs tests | grep -vE ':[0-9]+: *//' || :)
+chains=$(grep -rnE '&& let ' --include='*.rs' arch p2m xen-rs tools tests | grep -vE ':[0-9]+: *//' || :)
 [ -z "$chains" ] || fail "let chains need rustc 1.88, and Debian 13 has 1.85: $chains"
 echo "  LINT    scripts"
 shellcheck -x scripts/*.sh xen-rs/kbuild/*.sh .ci/run || fail "shellcheck has findings"

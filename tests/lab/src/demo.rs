@@ -2,18 +2,23 @@
 //! The demonstration: a guest's memory is broken up and heals, drawn for a person.
 
 use std::fmt::Write as _;
+use std::fs;
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::{Context, Result};
 use console::Style;
 use indicatif::{ProgressBar, ProgressStyle};
+use xen_coalesce::analysis::Analysis;
+use xen_coalesce::plot;
+use xen_coalesce::scan::scan;
+use xen_coalesce::trace::events::{Kind, explain};
+use xen_coalesce::words::{Clock, grouped};
 
 use crate::console::Line;
 use crate::lab::Report;
 use crate::picture::{self, Look};
-use crate::trace::events::{Kind, explain};
-use crate::trace::text::acts;
 use crate::verdict::{Facts, Region, Report as GuestReport};
 
 /// Shows while the machine runs what the guest is doing.
@@ -142,18 +147,6 @@ fn count(facts: &Facts, name: &str) -> String {
         .map_or("not reported".to_owned(), |n| grouped(*n))
 }
 
-/// A number with its thousands set apart.
-fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let groups: Vec<&str> = digits
-        .as_bytes()
-        .rchunks(3)
-        .rev()
-        .map(|group| std::str::from_utf8(group).unwrap_or_default())
-        .collect();
-    groups.join(",")
-}
-
 fn two(facts: &Facts, one: &str, one_does: &str, other: &str, other_does: &str) -> String {
     format!(
         "{} {one_does}, {} {other_does}",
@@ -215,7 +208,7 @@ fn longest_hold(report: &Report) -> String {
     let mut holds: Vec<u32> = report
         .trace
         .iter()
-        .flat_map(|(_, extract)| acts(&extract.trace))
+        .flat_map(|(_, extract)| extract.trace.acts())
         .filter(|act| matches!(act.kind, Kind::Promote | Kind::Complete | Kind::Migrate))
         .map(|act| act.hold)
         .filter(|hold| *hold != 0)
@@ -223,45 +216,73 @@ fn longest_hold(report: &Report) -> String {
     holds.sort_unstable();
     let median = holds.get(holds.len() / 2).copied();
 
+    let clock = clock(report);
     let longest = report.facts.counts.get("longest_hold").copied();
     match (longest, median) {
         (None, _) => "not reported".to_owned(),
         (Some(longest), Some(median)) if median != 0 => format!(
-            "{} TSC ticks, {:.1} x the median of {} acts",
-            grouped(longest),
+            "{}, {:.1} x the median of {} acts",
+            clock.length(longest as f64),
             longest as f64 / f64::from(median),
             holds.len()
         ),
-        (Some(longest), _) => format!("{} TSC ticks", grouped(longest)),
+        (Some(longest), _) => clock.length(longest as f64),
     }
 }
 
+fn clock(report: &Report) -> Clock {
+    Clock {
+        tsc_mhz: report.facts.tsc_mhz,
+    }
+}
+
+/// Makes the page of a run's trace, beside it.
+///
+/// # Errors
+/// It cannot be written.
+pub fn page(report: &Report) -> Result<Option<PathBuf>> {
+    let Some((trace, extract)) = &report.trace else {
+        return Ok(None);
+    };
+    let mut analysis = Analysis::new(true);
+    let scan = scan(&extract.file[..], false, |timed| analysis.take(timed));
+    let view = analysis.finish(scan.first, scan.last);
+    let html = plot::page(&near(trace), &scan, &view, clock(report));
+    let path = trace.with_file_name("trace.html");
+    fs::write(&path, html).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(Some(path))
+}
+
 /// Where to look further.
-pub fn pointers(report: &Report) -> String {
+pub fn pointers(report: &Report, page: Option<&Path>) -> String {
     let mut text = String::new();
+    let mut row = |name: &str, value: &str| {
+        let _ = writeln!(text, "  {name:<24} {value}");
+    };
     match &report.trace {
         Some((path, extract)) => {
-            let _ = writeln!(
-                text,
-                "  {:<24} {} records for `lab trace` or xenalyze:\n  {:<24} {}",
-                "Trace",
-                grouped(extract.trace.records.len() as u64),
-                "",
-                near(path),
-            );
+            let records = grouped(extract.trace.records.len() as u64);
+            row("Trace", &format!("{} ({records} records)", near(path)));
             if !extract.full.is_empty() || extract.trace.lost != 0 {
-                let _ = writeln!(
-                    text,
-                    "  {:<24} the trace buffer was too small: later records are missing",
-                    ""
+                row(
+                    "",
+                    "the trace buffer was too small: later records are missing",
                 );
             }
+            if let Some(page) = page {
+                row("Page for a browser", &near(page));
+            }
+            let tsc = report.facts.tsc_mhz;
+            let tsc = tsc.map_or(String::new(), |mhz| format!(" --tsc-mhz {mhz}"));
+            let path = near(path);
+            row(
+                "More of it",
+                &format!("target/release/xen-coalesce report {path}{tsc}"),
+            );
         }
-        None => {
-            let _ = writeln!(text, "  {:<24} none", "Trace");
-        }
+        None => row("Trace", "none"),
     }
-    let _ = writeln!(text, "  {:<24} {}", "Console", near(&report.console_log));
+    row("Console", &near(&report.console_log));
     text
 }
 
@@ -270,15 +291,4 @@ fn near(path: &Path) -> String {
     let here = std::env::current_dir().unwrap_or_default();
     let path = path.strip_prefix(here).unwrap_or(path);
     path.display().to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn thousands() {
-        let numbers = [0, 12, 123, 1234, 123_456, 1_234_567].map(grouped);
-        assert_eq!(numbers, ["0", "12", "123", "1,234", "123,456", "1,234,567"]);
-    }
 }

@@ -13,10 +13,10 @@ use regex::Regex;
 
 use crate::console::Line;
 use crate::emulator::{self, Boot};
+use crate::extract::{Extract, extract};
 use crate::place::Place;
 use crate::run::{self, Job};
 use crate::tables::{Machine, XEN_COMMAND_LINE};
-use crate::trace::extract::{Extract, extract};
 use crate::verdict::{Expectation, Facts, Fault, Verdict, judge};
 
 /// Lines of the console that are shown when something went wrong.

@@ -6,7 +6,7 @@
 //! - [`run`]: starts, watches and ends one emulator, whatever happens.
 //! - [`console`]: takes the serial console apart into lines of Xen and lines of the guest.
 //! - [`verdict`]: what the lines say, and whether that is what the scenario wants.
-//! - [`trace`]: Xen's trace buffers, read out of the machine's memory once it has stopped.
+//! - [`extract`]: Xen's trace buffers, read out of the machine's memory once it has stopped.
 //! - [`picture`]: the guest's memory as a picture.
 //! - [`figures`], [`spec`], [`bench`]: what guests counted, what was promised, and both as tables.
 //! - [`lab`]: the above put together for one run.
@@ -15,6 +15,7 @@ pub mod bench;
 pub mod console;
 pub mod demo;
 pub mod emulator;
+pub mod extract;
 pub mod figures;
 pub mod lab;
 pub mod picture;
@@ -24,5 +25,4 @@ pub mod run;
 pub mod spec;
 pub mod suite;
 pub mod tables;
-pub mod trace;
 pub mod verdict;

@@ -2,7 +2,7 @@
 //! The command line.
 
 use std::fs;
-use std::io::{self, BufWriter, IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -18,7 +18,6 @@ use lab::lab::{Request, Xen, perform};
 use lab::picture::Look;
 use lab::place::Place;
 use lab::tables::{DEFAULT_LIMIT, Scenario, Tables, check_flavour};
-use lab::trace::{Trace, text};
 use lab::verdict::Expectation;
 use lab::{bench, spec, suite};
 
@@ -65,16 +64,6 @@ enum Command {
     Demo {
         #[command(flatten)]
         target: Target,
-    },
-    /// Prints a trace
-    Trace {
-        file: PathBuf,
-        /// Every record, not only those about the layout of memory
-        #[arg(long)]
-        all: bool,
-        /// Only how often what happened
-        #[arg(long, conflicts_with = "all")]
-        summary: bool,
     },
 }
 
@@ -141,7 +130,6 @@ fn act(cli: Cli) -> Result<bool> {
         Command::Spec { jobs } => measure(&Place::find(cli.out)?, jobs, false),
         Command::Bench { jobs } => measure(&Place::find(cli.out)?, jobs, true),
         Command::Demo { target } => show(&Place::find(cli.out)?, &target),
-        Command::Trace { file, all, summary } => trace(&file, all, summary).map(|()| true),
     }
 }
 
@@ -357,7 +345,8 @@ fn show(place: &Place, target: &Target) -> Result<bool> {
     let report = report?;
 
     print!("{}", demo::story(&report, look));
-    print!("{}", demo::pointers(&report));
+    let page = demo::page(&report)?;
+    print!("{}", demo::pointers(&report, page.as_deref()));
     let seconds = report.wall.as_secs_f64();
     if report.verdict.passed() {
         println!("\nThe test passed, and Xen's console is clean ({seconds:.1} s).");
@@ -368,17 +357,4 @@ fn show(place: &Place, target: &Target) -> Result<bool> {
         );
     }
     Ok(report.verdict.passed())
-}
-
-fn trace(file: &Path, all: bool, summary: bool) -> Result<()> {
-    let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let trace = Trace::parse(&bytes).with_context(|| file.display().to_string())?;
-    let mut out = BufWriter::new(io::stdout().lock());
-    if !summary {
-        text::print_records(&trace, all, &mut out)?;
-        writeln!(out)?;
-    }
-    write!(out, "{}", text::table(&trace))?;
-    out.flush()?;
-    Ok(())
 }

@@ -292,6 +292,9 @@ static TRACE_PAGES: LazyLock<Regex> = LazyLock::new(|| {
         .expect("a constant")
 });
 
+static TSC: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"^Detected (\d+\.\d+) MHz processor\.$").expect("a constant"));
+
 /// Everything of one console that matters.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
@@ -314,6 +317,8 @@ pub struct Facts {
     pub trace_buffers: Vec<TraceBuffer>,
     /// Pages in each CPU's trace buffer.
     pub trace_pages: Option<u16>,
+    /// How fast the TSC runs, as Xen measured it.
+    pub tsc_mhz: Option<f64>,
 }
 
 impl Facts {
@@ -353,6 +358,8 @@ impl Facts {
             }
         } else if let Some(found) = TRACE_PAGES.captures(text) {
             self.trace_pages = found[2].parse().ok();
+        } else if let Some(found) = TSC.captures(text) {
+            self.tsc_mhz = found[1].parse().ok();
         }
     }
 

@@ -63,6 +63,7 @@ fn good() {
         .collect();
     assert_eq!(maps, ["WWWW", "bbhW", "WWW."]);
     assert_eq!(facts.trace_pages, Some(2048));
+    assert_eq!(facts.tsc_mhz, Some(2596.145));
     assert_eq!(
         facts.trace_buffers[1],
         TraceBuffer {

@@ -8,10 +8,10 @@
 //! all those lines.
 
 use anyhow::{Context, Result, bail, ensure};
+use xen_coalesce::trace::format::{RECORD_MAX, Trace, Writer};
 use zerocopy::byteorder::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
-use super::format::{RECORD_MAX, Trace, Writer};
 use crate::ram::{PAGE, Ram};
 use crate::verdict::{Facts, TraceBuffer};
 
@@ -187,9 +187,9 @@ impl<'a> Ring<'a> {
 mod tests {
     use super::*;
     use crate::ram::Layout;
-    use crate::trace::format::{TRC_TRACE_WRAP_BUFFER, encode};
     use std::fs::File;
     use std::os::unix::fs::FileExt;
+    use xen_coalesce::trace::format::{TRC_TRACE_WRAP_BUFFER, encode};
 
     const MIB: u64 = 1 << 20;
 

@@ -1,21 +1,33 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The events that are of interest here.
+//! The events that are of interest here: Xen's own of the class TRC_MEM, and those that the
+//! coalescer adds to it.
+//!
+//! The numbers are Xen's public interface (xen/include/public/trace.h). A record of the coalescer
+//! starts with the version of its layout, so that one of a newer Xen is counted, not misread.
 
 use std::fmt;
 
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
-use super::format::Record;
-
-const TRC_MEM: u32 = 0x0010_f000;
+/// Xen's class of events about memory.
+pub const TRC_MEM: u32 = 0x0010_f000;
+const CLASS_MASK: u32 = 0x0fff_f000;
 const TRC_MEM_SET_P2M_ENTRY: u32 = TRC_MEM + 4;
+const TRC_MEM_DECREASE_RESERVATION: u32 = TRC_MEM + 5;
+/// The first of ours.
+const COALESCE_BASE: u32 = TRC_MEM + 32;
+
+/// Is the event of the class TRC_MEM? No other is looked into.
+pub fn of_interest(event: u32) -> bool {
+    event & CLASS_MASK == TRC_MEM
+}
 
 /// The layout of our records that this program knows.
 const VERSION: u8 = 1;
 
 /// What happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     Split,
     Promote,
@@ -36,12 +48,12 @@ impl Kind {
     ];
 
     fn of_event(event: u32) -> Option<Kind> {
-        let index = event.checked_sub(TRC_MEM + 32)?;
+        let index = event.checked_sub(COALESCE_BASE)?;
         Kind::ALL.get(index as usize).copied()
     }
 
     pub fn event(self) -> u32 {
-        TRC_MEM + 32 + self as u32
+        COALESCE_BASE + self as u32
     }
 
     pub fn name(self) -> &'static str {
@@ -132,7 +144,20 @@ struct SetP2mWords {
     order: U16,
 }
 
-const _: () = assert!(size_of::<ActWords>() == 28 && size_of::<SetP2mWords>() == 24);
+/// Xen's record of a page that a domain is about to give back.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct DecreaseWords {
+    gfn: U64,
+    domid: U32,
+    order: U32,
+}
+
+const _: () = assert!(
+    size_of::<ActWords>() == 28
+        && size_of::<SetP2mWords>() == 24
+        && size_of::<DecreaseWords>() == 16
+);
 
 /// One of our records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,6 +187,12 @@ pub enum Event {
         kind: u32,
         order: u16,
     },
+    /// The domain is about to give the page back: it balloons out.
+    Decrease {
+        domid: u16,
+        gfn: u64,
+        order: u32,
+    },
     /// One of ours in a form that this program does not know, or too short for its form.
     Unknown {
         kind: Kind,
@@ -175,9 +206,10 @@ fn frame(number: u64) -> Option<u64> {
 }
 
 impl Event {
-    pub fn decode(record: &Record) -> Event {
-        if record.event == TRC_MEM_SET_P2M_ENTRY {
-            return match SetP2mWords::read_from_bytes(&record.extra) {
+    /// What a record with this event and these words says.
+    pub fn decode(event: u32, extra: &[u8]) -> Event {
+        if event == TRC_MEM_SET_P2M_ENTRY {
+            return match SetP2mWords::read_from_bytes(extra) {
                 Ok(words) => Event::SetP2m {
                     domid: words.domid.get(),
                     gfn: words.gfn.get(),
@@ -189,10 +221,21 @@ impl Event {
             };
         }
 
-        let Some(kind) = Kind::of_event(record.event) else {
+        if event == TRC_MEM_DECREASE_RESERVATION {
+            return match DecreaseWords::read_from_bytes(extra) {
+                Ok(words) => Event::Decrease {
+                    domid: words.domid.get() as u16,
+                    gfn: words.gfn.get(),
+                    order: words.order.get(),
+                },
+                Err(_) => Event::Other,
+            };
+        }
+
+        let Some(kind) = Kind::of_event(event) else {
             return Event::Other;
         };
-        match ActWords::read_from_bytes(&record.extra) {
+        match ActWords::read_from_bytes(extra) {
             Ok(words) if words.version == VERSION => Event::Act(Act {
                 kind,
                 code: words.code,
@@ -205,7 +248,7 @@ impl Event {
             }),
             _ => Event::Unknown {
                 kind,
-                version: record.extra.first().copied(),
+                version: extra.first().copied(),
             },
         }
     }
@@ -268,6 +311,9 @@ impl fmt::Display for Event {
                 "d{domid} gfn {gfn:#x} -> mfn {}, order {order}, p2m type {kind}",
                 Frame(*mfn)
             ),
+            Event::Decrease { domid, gfn, order } => {
+                write!(f, "d{domid} gfn {gfn:#x}, order {order}")
+            }
             Event::Unknown {
                 version: Some(version),
                 ..
@@ -346,7 +392,7 @@ mod tests {
         trace
             .records
             .iter()
-            .map(|r| format!("{} {}", name(r.event), Event::decode(r)))
+            .map(|r| format!("{} {}", name(r.event), Event::decode(r.event, &r.extra)))
             .collect()
     }
 
@@ -372,6 +418,8 @@ mod tests {
             encode(0x10f021, None, &[]),
             encode(0x10f004, None, &[0x200, 0, 0x800, 0, 0, 7 | 9 << 16]),
             encode(0x10f004, None, &[1, 0, none, none, 1, 0]),
+            encode(0x10f005, None, &[0x200, 1, 7, 9]),
+            encode(0x10f005, None, &[0x200, 1]),
             encode(0x0002_1001, None, &[1]),
         ]);
         insta::assert_snapshot!(texts.join("\n"));
