@@ -60,10 +60,34 @@ guests: ## The test guests: out/xtf/
 	@$(MAKE) -C tests/xtf OUT='$(OUT)/xtf' >'$(OUT)/logs/guests.log' 2>&1 || \
 	  { tail -n 20 '$(OUT)/logs/guests.log' >&2; echo 'guests: did not build, see out/logs/guests.log' >&2; exit 1; }
 
-.PHONY: lab
-lab: ## The program that boots Xen on emulators and judges: target/release/lab
+.PHONY: lab-program
+lab-program: ## The program that boots Xen on emulators and judges: target/release/lab
 	@echo '  LAB     target/release/lab'
-	@cargo build -q --locked --release -p lab
+	@cargo build -q --locked --release -p lab -p inside
+
+# A Linux control domain, Xen's toolstack and Linux guests, of packages of Debian 13.
+.PHONY: linux
+linux:
+	@sh scripts/fetch-linux.sh '$(CACHE)' '$(OUT)/linux'
+
+SCENARIO ?=
+.PHONY: lab
+lab: xen stock guests linux lab-program ## A Linux scenario, unpatched Xen beside ours: SCENARIO=balloon, or a script
+	@target/release/lab linux run $(or $(SCENARIO),$(error SCENARIO= names none: see make -f build.mk lab-list)) $(LAB_ARGS)
+
+.PHONY: lab-list
+lab-list: lab-program ## The Linux scenarios
+	@target/release/lab linux list
+
+.PHONY: results
+results: xen stock guests linux lab-program ## Runs all Linux scenarios in their long form, and writes docs/RESULTS.md
+	@target/release/lab linux results docs/RESULTS.md --long $(LAB_ARGS)
+
+MINUTES ?= 60
+.PHONY: soak
+soak: xen guests linux lab-program ## Guests balloon, restore, exchange and die for an hour, or for MINUTES=
+	@target/release/lab linux run soak --flavour debug --set MINUTES=$(MINUTES) \
+	  --limit $$(($(MINUTES) * 60 + 600)) $(LAB_ARGS)
 
 .PHONY: tools
 tools: ## The program that reads traces: target/release/xen-coalesce; manual pages and completions: out/tools
@@ -72,7 +96,7 @@ tools: ## The program that reads traces: target/release/xen-coalesce; manual pag
 	@target/release/xen-coalesce generate '$(OUT)/tools'
 
 .PHONY: run
-run: release guests lab tools ## Boots Xen on an emulator and shows a guest's memory break up and heal
+run: release guests lab-program tools ## Boots Xen on an emulator and shows a guest's memory break up and heal
 	@target/release/lab demo $(LAB_ARGS)
 
 # Tests that try so much that they are built with optimization.
@@ -133,25 +157,30 @@ check-debian: ## Proves that deps and xen work in a fresh Debian 12 and 13 (root
 	@sh scripts/check-debian.sh '$(OUT)' trixie xen
 
 .PHONY: check-lab
-check-lab: xen stock guests lab ## The tests on emulators
+check-lab: xen stock guests lab-program ## The tests on emulators
 	@target/release/lab test $(LAB_ARGS)
 
 .PHONY: spec
-spec: xen stock guests lab ## Measures, and compares with what SPEC.md promises
+spec: xen stock guests lab-program ## Measures, and compares with what SPEC.md promises
 	@target/release/lab spec $(LAB_ARGS)
 
 .PHONY: bench
-bench: xen stock guests lab ## What everything costs, beside an unpatched Xen: a table, and out/bench.json
+bench: xen stock guests lab-program ## What everything costs, beside an unpatched Xen: a table, and out/bench.json
 	@target/release/lab bench $(LAB_ARGS)
 
 .PHONY: check-page
-check-page: release guests lab tools ## The page of a fresh trace in a browser; pictures of it in out/plot-{light,dark}.png
+check-page: release guests lab-program tools ## The page of a fresh trace in a browser; pictures of it in out/plot-{light,dark}.png
 	@echo '  PAGE    lab demo, chromium'
 	@mkdir -p '$(OUT)/logs'
 	@target/release/lab demo >'$(OUT)/logs/demo.log' 2>&1 || { cat '$(OUT)/logs/demo.log' >&2; exit 1; }
 	@XEN_COALESCE_TRACE='$(OUT)/logs/demo@qemu-npt-smp2@release/trace.bin' \
 	  cargo test -q --locked -p xen-coalesce --test browser >'$(OUT)/logs/page.log' 2>&1 || \
 	  { cat '$(OUT)/logs/page.log' >&2; exit 1; }
+
+# The short forms, on the builds that find most in little time.
+.PHONY: check-linux
+check-linux: xen stock guests linux lab-program ## Linux guests balloon, are restored, pinned, and die
+	@target/release/lab linux run balloon restore pins death --ci $(LAB_ARGS)
 
 .PHONY: test
 test: lint unit adversaries series check-off check-lab check-page ## Everything that has to hold

@@ -20,6 +20,7 @@ want="gcc libc6-dev make bison flex bc python3 patch xz-utils gzip binutils
     git diffutils
     shellcheck
     qemu-system-x86 bochs bochsbios vgabios grub-pc-bin grub-common xorriso mtools
+    zstd
     chromium chromium-driver"
 
 codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")

@@ -187,7 +187,7 @@ static RAW_STACK: LazyLock<Regex> =
 
 /// The end of the console, without raw words of the stack: the call trace says it better, and they
 /// are in the log.
-fn last_lines(lines: &[Line]) -> Vec<String> {
+pub(crate) fn last_lines(lines: &[Line]) -> Vec<String> {
     let lines: Vec<String> = lines
         .iter()
         .filter(|line| !(line.from_xen() && RAW_STACK.is_match(&line.text)))
@@ -205,7 +205,7 @@ fn tail(path: &Path) -> String {
 }
 
 /// A command as one would type it.
-fn shown(command: &Command) -> String {
+pub(crate) fn shown(command: &Command) -> String {
     let words: Vec<String> = std::iter::once(command.get_program())
         .chain(command.get_args())
         .map(|word| {

@@ -18,6 +18,7 @@ pub mod emulator;
 pub mod extract;
 pub mod figures;
 pub mod lab;
+pub mod linux;
 pub mod picture;
 pub mod place;
 pub mod ram;

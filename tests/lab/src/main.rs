@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The command line.
 
+mod cli_linux;
+
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -65,6 +67,9 @@ enum Command {
         #[command(flatten)]
         target: Target,
     },
+    /// Scenarios with a Linux control domain and Linux guests
+    #[command(subcommand)]
+    Linux(cli_linux::Command),
 }
 
 #[derive(Debug, clap::Args)]
@@ -130,6 +135,7 @@ fn act(cli: Cli) -> Result<bool> {
         Command::Spec { jobs } => measure(&Place::find(cli.out)?, jobs, false),
         Command::Bench { jobs } => measure(&Place::find(cli.out)?, jobs, true),
         Command::Demo { target } => show(&Place::find(cli.out)?, &target),
+        Command::Linux(command) => cli_linux::act(&Place::find(cli.out)?, &command),
     }
 }
 

@@ -210,8 +210,11 @@ fn read_until(
     }
 }
 
-static POWERED_OFF: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"^Hardware Dom\d+ halted: halting machine").expect("a constant"));
+static POWERED_OFF: LazyLock<Regex> = LazyLock::new(|| {
+    // The second is the last word before a machine that has ACPI is gone.
+    Regex::new(r"^Hardware Dom\d+ halted: halting machine|^Entering ACPI S5 state")
+        .expect("a constant")
+});
 static STOPPED: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(
         r"'noreboot' set - not rebooting|rebooting machine|, rebooting\.$|^Manual reset required|^(Reboot|Crash) in five seconds",

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=busybox
+#
+# What scenarios have their guests do.
+
+# keep MIB: fills a file in memory with random data, and remembers its checksum.
+keep()
+{
+    dd if=/dev/urandom of=/mem/data bs=1M count="$1" 2>/dev/null || return 1
+    kept=$(sha1sum </mem/data)
+}
+
+# kept: is the data what it was?
+kept()
+{
+    [ "$(sha1sum </mem/data)" = "$kept" ]
+}
+
+# busy: reads and writes the disk, and talks to the control domain, until told otherwise. Xen heals
+# in idle time, and an emulated processor would have none left if this took what it can get.
+busy()
+{
+    rm -f /run/idle
+    (
+        n=0
+        while [ ! -e /run/idle ]; do
+            dd if=/dev/urandom of=/tmp/block bs=64k count=8 2>/dev/null
+            dd if=/tmp/block of=/dev/xvda bs=64k seek=$((n % 12 * 8)) count=8 oflag=direct conv=notrunc 2>/dev/null &&
+                dd if=/dev/xvda bs=64k skip=$((n % 12 * 8)) count=8 iflag=direct 2>/dev/null | cmp - /tmp/block ||
+                echo "disk: wrong or failed at $n" >>/run/wrong
+            n=$((n + 1))
+            echo $n >/run/disk
+            usleep 300000
+        done
+    ) >/dev/null 2>&1 &
+    (
+        while [ ! -e /run/idle ]; do
+            ping -q -c 5 -i 0.2 -s 1400 192.168.0.1 >/dev/null 2>&1 && echo x >>/run/net
+            sleep 1
+        done
+    ) >/dev/null 2>&1 &
+}
+
+# idle: ends that, and says how much was done, or what was wrong.
+idle()
+{
+    touch /run/idle
+    wait
+    [ ! -s /run/wrong ] || { cat /run/wrong; return 1; }
+    echo "disk $(cat /run/disk 2>/dev/null || echo 0) net $(wc -l </run/net 2>/dev/null || echo 0)"
+}
+
+# blocks: free memory of the guest in pieces of at least 2 MiB, in MiB.
+blocks()
+{
+    awk '{ for (i = 14; i <= NF; i++) n += $i * 2 ^ (i - 14) * 2 } END { print n + 0 }' /proc/buddyinfo
+}

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! `lab linux`.
+
+use std::fs;
+use std::path::PathBuf;
+use std::ptr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::Subcommand;
+use comfy_table::{Table as Grid, presets};
+
+use lab::linux::play::{Report, Request, play};
+use lab::linux::report::{Run, document, keep, looks_table, remarks, section};
+use lab::linux::table::{Scenario, Table};
+use lab::place::Place;
+use lab::tables::check_flavour;
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Says which scenarios there are
+    List,
+    /// Runs scenarios, each on the builds of Xen that the table names for it
+    Run {
+        /// Names of scenarios, or paths of scripts
+        #[arg(required = true)]
+        scenarios: Vec<String>,
+        #[command(flatten)]
+        options: Options,
+    },
+    /// Runs scenarios and writes what came of all that were ever run
+    Results {
+        /// What to write
+        file: PathBuf,
+        /// Which to run; all of them if none is named
+        scenarios: Vec<String>,
+        #[command(flatten)]
+        options: Options,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Only these builds of Xen
+    #[arg(long, value_name = "NAME")]
+    flavour: Vec<String>,
+    /// The builds of Xen that the table names for CI
+    #[arg(long, conflicts_with = "flavour")]
+    ci: bool,
+    /// The long form
+    #[arg(long)]
+    long: bool,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// A variable for the script
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = variable)]
+    variables: Vec<(String, String)>,
+    /// More words for Xen's command line
+    #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
+    append: Vec<String>,
+    /// Seconds after which a run is ended
+    #[arg(long, value_name = "SECONDS")]
+    limit: Option<u64>,
+    /// How many machines at once
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    jobs: usize,
+    /// Prints the console as it comes
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("not NAME=VALUE")?;
+    let good = |c: char| c.is_ascii_graphic() && !"\"'`\\".contains(c);
+    if name.is_empty() || !text.chars().all(good) {
+        return Err("a name and a value without blanks and quotes".to_owned());
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+pub fn act(place: &Place, command: &Command) -> Result<bool> {
+    let table = Table::built_in()?;
+    match command {
+        Command::List => {
+            list(&table);
+            Ok(true)
+        }
+        Command::Run { scenarios, options } => perform(place, &table, scenarios, options),
+        Command::Results {
+            file,
+            scenarios,
+            options,
+        } => {
+            let all: Vec<String> = table.scenarios.iter().map(|s| s.name.clone()).collect();
+            let names = if scenarios.is_empty() {
+                &all
+            } else {
+                scenarios
+            };
+            let passed = perform(place, &table, names, options)?;
+            let text = document(place, &table)?;
+            fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+            Ok(passed)
+        }
+    }
+}
+
+/// One run of a scenario that was asked for.
+struct Task<'a> {
+    scenario: &'a Scenario,
+    flavour: &'a str,
+}
+
+/// Runs all that was asked for, several at once, and prints each scenario's table.
+fn perform(place: &Place, table: &Table, names: &[String], options: &Options) -> Result<bool> {
+    let scenarios: Vec<Scenario> = names
+        .iter()
+        .map(|name| table.scenario(name))
+        .collect::<Result<_>>()?;
+    let mut tasks = vec![];
+    for scenario in &scenarios {
+        for flavour in flavours(scenario, options)? {
+            tasks.push(Task { scenario, flavour });
+        }
+    }
+
+    let next = AtomicUsize::new(0);
+    let results: Vec<Mutex<Option<Result<Report>>>> =
+        tasks.iter().map(|_| Mutex::new(None)).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..options.jobs.clamp(1, tasks.len().max(1)) {
+            scope.spawn(|| {
+                while let Some((n, task)) = tasks
+                    .iter()
+                    .enumerate()
+                    .nth(next.fetch_add(1, Ordering::Relaxed))
+                {
+                    let result = run(place, table, task, options);
+                    if let Ok(mut slot) = results[n].lock() {
+                        *slot = Some(result);
+                    }
+                }
+            });
+        }
+    });
+
+    let mut reports = vec![];
+    for (task, result) in tasks.iter().zip(results) {
+        let result = result.into_inner().ok().flatten();
+        reports.push((task, result.context("a run was lost")??));
+    }
+    let form = if options.long { "long" } else { "short" };
+    for scenario in &scenarios {
+        let of_it = reports
+            .iter()
+            .filter(|(t, _)| ptr::eq(t.scenario, scenario));
+        let runs: Vec<Run<'_>> = of_it.map(|(t, report)| (t.flavour, report)).collect();
+        if runs
+            .iter()
+            .any(|(_, report)| !report.story.looks.is_empty())
+        {
+            println!("\n{}:\n\n{}", scenario.name, looks_table(&runs));
+        }
+        keep(
+            place,
+            scenario,
+            &section(scenario, &runs, form, options.seed),
+        )?;
+    }
+    Ok(reports.iter().all(|(_, report)| report.verdict.passed()))
+}
+
+/// The builds that a scenario is run on, unpatched ones first.
+fn flavours<'a>(scenario: &'a Scenario, options: &'a Options) -> Result<Vec<&'a str>> {
+    let flavours: Vec<&str> = if !options.flavour.is_empty() {
+        options.flavour.iter().map(String::as_str).collect()
+    } else if options.ci {
+        scenario.ci.iter().map(String::as_str).collect()
+    } else {
+        let all = scenario.before.iter().chain(&scenario.flavours);
+        all.map(String::as_str).collect()
+    };
+    ensure!(
+        !flavours.is_empty(),
+        "{} has no builds for CI",
+        scenario.name
+    );
+    for flavour in &flavours {
+        check_flavour(flavour)?;
+    }
+    Ok(flavours)
+}
+
+fn list(table: &Table) {
+    let mut grid = Grid::new();
+    grid.load_preset(presets::ASCII_MARKDOWN);
+    grid.set_header(["scenario", "machine", "Xen", "compared with", "shows"]);
+    for scenario in &table.scenarios {
+        grid.add_row([
+            scenario.name.clone(),
+            scenario.machine.clone(),
+            scenario.flavours.join(" "),
+            scenario.before.join(" "),
+            scenario.shows.clone(),
+        ]);
+    }
+    println!("{grid}");
+}
+
+fn run(place: &Place, table: &Table, task: &Task<'_>, options: &Options) -> Result<Report> {
+    let request = Request {
+        scenario: task.scenario,
+        machine: table.machine(&task.scenario.machine)?,
+        flavour: task.flavour,
+        long: options.long,
+        seed: options.seed,
+        variables: options.variables.clone(),
+        words: options.append.clone(),
+        limit: options.limit.map(Duration::from_secs),
+    };
+    let report = play(place, &request, &mut |line| {
+        if options.verbose {
+            println!("{line}");
+        }
+    })
+    .with_context(|| request.title())?;
+
+    let word = if report.verdict.passed() {
+        "pass"
+    } else {
+        "FAIL"
+    };
+    let seconds = report.wall.as_secs_f64();
+    let mut text = format!("{word} {} ({seconds:.1} s)\n", request.title());
+    for remark in remarks(&report) {
+        text += &format!("  {remark}\n");
+    }
+    if !report.verdict.passed() {
+        for fault in &report.verdict.faults {
+            text += &format!("  - {fault}\n");
+        }
+        text += "  the last lines of the console:\n";
+        for line in &report.last_lines {
+            text += &format!("    | {line}\n");
+        }
+        text += &format!("  logs: {}\n", report.logs.display());
+    }
+    // In one piece: other runs print too.
+    print!("{text}");
+    Ok(report)
+}
