@@ -138,6 +138,37 @@ impl Table {
         // The remainder is in range, so there is always an entry.
         Entry(self.0.get(i).map_or(0, |e| e.load(Ordering::Relaxed)))
     }
+
+    /// Write the entry at `index`, in one store (XSA-321, XSA-328); the caller
+    /// holds the lock that writers of this table take.
+    pub fn set(&self, index: u64, entry: Entry) {
+        let i = (index % ENTRIES as u64) as usize;
+
+        if let Some(e) = self.0.get(i) {
+            e.store(entry.0, Ordering::Release);
+        }
+    }
+}
+
+/// Xen's populate-on-demand type (`p2m_populate_on_demand`).
+pub const SW_TYPE_POD: u8 = 6;
+
+impl Entry {
+    /// An entry, of any level and either format, that maps nothing and at which
+    /// a guest access comes to wait for the p2m lock: of the type
+    /// populate-on-demand. Bit 63 is NPT's no-execute, which Xen sets for that
+    /// type, and EPT's suppress-#VE.
+    pub const WAIT: Entry = Entry((SW_TYPE_POD as u64) << SW_TYPE_SHIFT | 1 << 63);
+
+    /// The same 4 KiB leaf, but leading to `frame`.
+    pub fn with_frame(self, frame: u64) -> Entry {
+        Entry(self.0 & !FRAME_MASK | frame.wrapping_shl(PAGE_SHIFT) & FRAME_MASK)
+    }
+
+    /// The frame that the entry leads to, if it is a table or a 4 KiB leaf.
+    pub fn frame(self) -> u64 {
+        (self.0 & FRAME_MASK) >> PAGE_SHIFT
+    }
 }
 
 /// What one entry says.
@@ -179,6 +210,19 @@ pub struct Leaf {
 }
 
 impl Format {
+    /// The two 4 KiB leaves, of which one was decoded and found to be ordinary
+    /// RAM, say the same of different frames. (Entries that differ may say the
+    /// same, too: decode them.) Hardware sets the accessed and dirty bits.
+    #[inline]
+    pub fn alike(self, a: Entry, b: Entry) -> bool {
+        let ignored = match self {
+            Format::Npt => (Npt::ACCESSED | Npt::DIRTY).bits(),
+            Format::Ept => (Ept::ACCESSED | Ept::DIRTY).bits(),
+        };
+
+        (a.0 ^ b.0) & !(ignored | FRAME_MASK) == 0
+    }
+
     /// Decode `entry`, found in a table of `level` (1 maps 4 KiB pages, 2 maps
     /// 2 MiB, 3 maps 1 GiB).
     #[inline]

@@ -55,11 +55,17 @@ pub enum Reason {
     NotReady = 18,
     /// It changed while we were about to work on it.
     Vanished = 19,
+    /// The CPU was wanted before all pages were moved; those that were stay.
+    Interrupted = 20,
+    /// Somebody uses a page as more than plain memory (its type count is not 0).
+    TypePinned = 21,
+    /// One entry could not say the memory type of all pages (MTRRs).
+    Cacheability = 22,
 }
 
 impl Reason {
     /// How many there are.
-    pub const COUNT: usize = 20;
+    pub const COUNT: usize = 23;
 }
 
 /// Counters that are not refusals. The numbers are public
@@ -89,6 +95,10 @@ pub enum Counter {
     LongestHold = 9,
     /// Regions waiting now. Filled in when the counters are read.
     Queued = 10,
+    /// TSC ticks for which the p2m lock was held for acts.
+    HoldTicks = 11,
+    /// TSC ticks spent copying pages.
+    CopyTicks = 12,
 }
 
 /// Entries of the public array: counters first, reasons from
@@ -109,6 +119,18 @@ pub enum Outcome {
     Migrated,
     /// Left as it is.
     Refused(Reason),
+}
+
+impl Outcome {
+    /// Index in the public array of the counter that counts it.
+    pub const fn index(self) -> usize {
+        match self {
+            Outcome::Promoted => Counter::Promoted as usize,
+            Outcome::Completed => Counter::Completed as usize,
+            Outcome::Migrated => Counter::Migrated as usize,
+            Outcome::Refused(reason) => REASON_BASE.wrapping_add(reason as usize),
+        }
+    }
 }
 
 /// The counters of one domain. Any CPU may add to them at any time.
@@ -153,8 +175,9 @@ impl Account {
         self.bump(counter as usize, n);
     }
 
-    /// Remember `ticks` if no lock hold was longer.
+    /// The lock was held for `ticks`.
     pub fn hold(&self, ticks: u64) {
+        self.add(Counter::HoldTicks, ticks);
         if let Some(c) = self.counts.get(Counter::LongestHold as usize) {
             c.fetch_max(ticks, Ordering::Relaxed);
         }
@@ -163,12 +186,7 @@ impl Account {
     /// Count one look and its outcome.
     pub fn settle(&self, outcome: Outcome) {
         self.add(Counter::LookedAt, 1);
-        match outcome {
-            Outcome::Promoted => self.add(Counter::Promoted, 1),
-            Outcome::Completed => self.add(Counter::Completed, 1),
-            Outcome::Migrated => self.add(Counter::Migrated, 1),
-            Outcome::Refused(reason) => self.bump(REASON_BASE.wrapping_add(reason as usize), 1),
-        }
+        self.bump(outcome.index(), 1);
     }
 
     fn bump(&self, index: usize, n: u64) {

@@ -69,6 +69,15 @@ impl Order {
         blocks.wrapping_shl(self.log2())
     }
 
+    /// One more, as far as Xen's heap goes.
+    pub const fn larger(self) -> Order {
+        if self.0 < Order::MAX.0 {
+            Order(self.0.wrapping_add(1))
+        } else {
+            self
+        }
+    }
+
     /// The order of a quotient: how many blocks of `smaller` this one has.
     pub const fn minus(self, smaller: Order) -> Order {
         Order(self.0.saturating_sub(smaller.0))

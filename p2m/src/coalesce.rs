@@ -6,8 +6,10 @@ use crate::account::{Account, Counter, Outcome, Reason};
 use crate::addr::{Mfn, Order, REGION_PAGES, Region};
 use crate::frames::{Frozen, List, Loss, Pending, Retired};
 use crate::ledger::Ledger;
-use crate::machine::{Block, Facts, Locked, Machine, Purpose};
-use crate::region::{State, judge};
+use crate::machine::{Block, Facts, Holder, Locked, Machine, Purpose};
+pub use crate::plan::Scratch;
+use crate::plan::{Stock, can_make_room};
+use crate::region::{State, judge, unchanged};
 use crate::trace::{Event, Record};
 
 /// How far the coalescer may go (`coalesce=` on Xen's command line, or
@@ -52,30 +54,75 @@ fn unmovable(facts: Facts) -> Option<Reason> {
     }
 }
 
+/// What an act may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// How far to go.
+    pub mode: Mode,
+    /// Pages that are copied in one lock hold: guests that touch the region wait
+    /// so long. [`BATCH_MIN`] to [`BATCH_MAX`].
+    pub batch: u64,
+}
+
+/// Smallest batch: each has its costs.
+pub const BATCH_MIN: u64 = 8;
+
+/// Largest batch: a region at once.
+pub const BATCH_MAX: u64 = REGION_PAGES;
+
+/// The batch unless somebody says otherwise.
+pub const BATCH_DEFAULT: u64 = 128;
+
+impl Limits {
+    /// As far as `mode` allows, in batches of the usual size.
+    pub const fn new(mode: Mode) -> Self {
+        Limits {
+            mode,
+            batch: BATCH_DEFAULT,
+        }
+    }
+
+    fn batch(&self) -> u64 {
+        self.batch.clamp(BATCH_MIN, BATCH_MAX)
+    }
+}
+
+/// A way to bring pages to where one leaf can map them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// The block in which most of them lie, or in which those lie that cannot
+    /// move, has room for the others, or can be made to have.
+    Complete {
+        /// That block.
+        home: Mfn,
+    },
+    /// All of them, to a fresh block.
+    Migrate {
+        /// On the node of this frame.
+        near: Mfn,
+    },
+}
+
 /// What a look at a region, with the lock held, ended in.
 enum Look {
     Done(Outcome),
-    /// It could be completed, if all the frames that it lacks in this block are
-    /// free, or migrated to near it.
-    Complete(Mfn),
-    /// It could be migrated; its frames come mostly from near this one.
-    Migrate(Mfn),
+    Go(Way),
 }
 
-/// Look at `region`, which the ledger has just handed out, and do for it what
-/// can be done; `now` in ms, as for the ledger. At most two lock holds, the
-/// second as long as the copy of 2 MiB.
+/// Look at `region` and do for it what can be done; `now` in ms, as for the
+/// ledger. Each lock hold is as long as the copy of a batch and a look at 512
+/// entries.
 pub fn heal<M: Machine>(
     machine: &mut M,
-    list: &mut List,
+    scratch: &mut Scratch,
     region: Region,
-    mode: Mode,
+    limits: Limits,
     now: u64,
 ) -> Outcome {
     let look = {
         let since = machine.ticks();
         let mut locked = machine.lock();
-        let look = look(&mut locked, list, region, mode);
+        let look = look(&mut locked, scratch, region, limits.mode);
         if let Look::Done(outcome) = &look {
             note(&mut locked, region, *outcome, now);
         }
@@ -90,15 +137,18 @@ pub fn heal<M: Machine>(
     };
     let outcome = match look {
         Look::Done(outcome) => outcome,
-        Look::Complete(home) => match complete(machine, list, region, home) {
-            Some(outcome) => outcome,
-            None => fetch_block_and_migrate(machine, list, region, home),
-        },
-        Look::Migrate(near) => fetch_block_and_migrate(machine, list, region, near),
+        Look::Go(way) => {
+            let mut outcome = go(machine, scratch, region, way, limits);
+            if let Outcome::Refused(reason) = outcome {
+                let other = second_way(&mut machine.lock(), scratch, region, way, reason);
+                if let Some(way) = other {
+                    outcome = go(machine, scratch, region, way, limits);
+                }
+            }
+            note(&mut machine.lock(), region, outcome, now);
+            outcome
+        }
     };
-    if !matches!(look, Look::Done(_)) {
-        note(&mut machine.lock(), region, outcome, now);
-    }
 
     if let Outcome::Refused(reason) = outcome {
         let record = Record::new(0, reason as u8, region.start(), None);
@@ -108,27 +158,18 @@ pub fn heal<M: Machine>(
     outcome
 }
 
-fn fetch_block_and_migrate<M: Machine>(
-    machine: &mut M,
-    list: &mut List,
-    region: Region,
-    near: Mfn,
-) -> Outcome {
-    match machine.alloc(Order::REGION, Purpose::Overwrite(near)) {
-        None => Outcome::Refused(Reason::NoMemory),
-        Some(block) => migrate(machine, list, region, block),
-    }
-}
-
 /// Tell the ledger.
 fn note<L: Locked>(locked: &mut L, region: Region, outcome: Outcome, now: u64) {
     match outcome {
         Outcome::Promoted | Outcome::Completed | Outcome::Migrated => {
             locked.ledger().healed(region)
         }
+        // What was done counts for nothing yet.
+        Outcome::Refused(Reason::Interrupted) => locked.ledger().touch(region, now),
         // These go away without anything happening in the region's entries.
         Outcome::Refused(
             Reason::Pinned
+            | Reason::TypePinned
             | Reason::NoMemory
             | Reason::Vanished
             | Reason::Recalc
@@ -139,35 +180,42 @@ fn note<L: Locked>(locked: &mut L, region: Region, outcome: Outcome, now: u64) {
     }
 }
 
-fn state<L: Locked>(locked: &mut L, list: &mut List, region: Region) -> State {
+fn state<L: Locked>(locked: &mut L, scratch: &mut Scratch, region: Region) -> State {
     if let Some(reason) = unfit(locked.facts()) {
         return State::Not(reason);
     }
-    let mut state = locked.view(region, |view| judge(region, view, list));
+    let mut state = locked.view(region, |view| judge(region, view, scratch));
     if state == State::Not(Reason::Recalc) {
         locked.recalculate(region);
-        state = locked.view(region, |view| judge(region, view, list));
+        state = locked.view(region, |view| judge(region, view, scratch));
     }
-    if matches!(state, State::InOrder { .. } | State::Astray { .. })
-        && locked.log_dirty_range(region)
-    {
+    if matches!(state, State::InOrder { .. } | State::Astray) && locked.log_dirty_range(region) {
         return State::Not(Reason::LogDirty);
     }
     state
 }
 
-fn look<L: Locked>(locked: &mut L, list: &mut List, region: Region, mode: Mode) -> Look {
+/// The region is what the last look listed, and may be worked on.
+fn still<L: Locked>(locked: &mut L, list: &List, region: Region) -> bool {
+    unfit(locked.facts()).is_none()
+        && locked.view(region, |view| unchanged(view, list))
+        && !locked.log_dirty_range(region)
+}
+
+fn look<L: Locked>(locked: &mut L, scratch: &mut Scratch, region: Region, mode: Mode) -> Look {
     if mode == Mode::Off {
         return Look::Done(Outcome::Refused(Reason::Mode));
     }
-    match state(locked, list, region) {
+    match state(locked, scratch, region) {
         State::Not(reason) => Look::Done(Outcome::Refused(reason)),
         State::InOrder { base } => Look::Done(promote(locked, region, base)),
-        State::Astray { .. } if mode != Mode::Full => Look::Done(Outcome::Refused(Reason::Mode)),
-        State::Astray { home, astray } => match unmovable(locked.facts()) {
+        State::Astray if mode != Mode::Full => Look::Done(Outcome::Refused(Reason::Mode)),
+        State::Astray => match unmovable(locked.facts()) {
             Some(reason) => Look::Done(Outcome::Refused(reason)),
-            None if astray <= COMPLETE_MAX => Look::Complete(home),
-            None => Look::Migrate(home),
+            None => match way(locked, scratch, region) {
+                Ok(way) => Look::Go(way),
+                Err(reason) => Look::Done(Outcome::Refused(reason)),
+            },
         },
     }
 }
@@ -187,264 +235,377 @@ fn promote<L: Locked>(locked: &mut L, region: Region, base: Mfn) -> Outcome {
     }
 }
 
-/// Most pages that are worth fetching one by one: each costs an allocation
-/// besides its copy, but no free 2 MiB block.
-const COMPLETE_MAX: u64 = REGION_PAGES / 2;
+// Costs in eighths of the copy of a page, as they were measured (`coalesce-bench`).
 
-/// A set of slots of one region.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Slots([u64; 8]);
+/// To take one page from the heap by its number, and copy.
+const COST_FREE: u64 = 10;
+/// To copy, where the place holds a page of the same region: its turn comes.
+const COST_OWN: u64 = 9;
+/// Where a page of another region has to make room: two copies.
+const COST_OTHER_REGION: u64 = 19;
+/// To migrate all: one allocation, but a 2 MiB block less in the heap.
+const COST_MIGRATE: u64 = REGION_PAGES * 9;
 
-impl Slots {
-    fn of(list: &List) -> Self {
-        let mut slots = Slots::default();
-
-        for pair in list.as_slice() {
-            let slot = pair.gfn().slot();
-            if let Some(word) = slots.0.get_mut((slot / 64) as usize) {
-                *word |= 1u64.wrapping_shl((slot % 64) as u32);
-            }
-        }
-        slots
-    }
-
-    fn iter(self) -> impl Iterator<Item = u64> {
-        (0..REGION_PAGES).filter(move |slot| {
-            self.0
-                .get((slot / 64) as usize)
-                .is_some_and(|word| word.wrapping_shr((slot % 64) as u32) & 1 != 0)
-        })
-    }
-}
-
-/// Give back the frames of `home` at `slots`, but for the first `keep`.
-fn release<M: Machine>(machine: &mut M, home: Mfn, slots: Slots, keep: u64, end: u64) {
-    for (i, slot) in (0..REGION_PAGES).zip(slots.iter()) {
-        if (keep..end).contains(&i) {
-            machine.free(Block::from_allocator(home.add(slot), Order::PAGE));
-        }
-    }
-}
-
-/// Most pages of `region` lie in their places in `home`: take the free frames
-/// at the places of the others, and copy only those. Pages that lie right may be
-/// pinned. `list` holds the region's pairs from the look before. `None`: one
-/// of the frames is not free, so this cannot be done.
-fn complete<M: Machine>(
-    machine: &mut M,
-    list: &mut List,
+/// What it costs to bring the pages that [`judge`] has just listed to their
+/// places in the block that is aimed at; or why it cannot be done.
+fn cost_to_complete<L: Locked>(
+    locked: &mut L,
+    scratch: &Scratch,
     region: Region,
-    home: Mfn,
-) -> Option<Outcome> {
-    list.retain(|pair| pair.mfn() != home.add(pair.gfn().slot()));
-    let slots = Slots::of(list);
-    let mut taken = 0;
+) -> Result<u64, Reason> {
+    let home = scratch.home();
 
-    for slot in slots.iter() {
+    scratch.astray().iter().try_fold(0u64, |cost, slot| {
         let frame = home.add(slot);
-        match machine.alloc_at(frame, Purpose::Overwrite(frame)) {
-            Some(block) => block.given(),
-            None => {
-                release(machine, home, slots, 0, taken);
-                return None;
+        let more = match locked.holder(frame) {
+            Holder::Free => COST_FREE,
+            Holder::Own(gfn) if gfn.region() == region => COST_OWN,
+            Holder::Own(gfn) if can_make_room(locked, gfn, frame, None) => {
+                locked.movable(gfn, frame)?;
+                COST_OTHER_REGION
             }
-        }
-        taken = u64::wrapping_add(taken, 1);
-    }
-
-    let since = machine.ticks();
-    let filled = fill(&mut machine.lock(), list, region, home, slots);
-    let held = machine.ticks().wrapping_sub(since);
-
-    machine.account().hold(held);
-    Some(match filled {
-        Ok(retired) => {
-            retired.free(machine, Order::PAGE);
-            machine.account().add(Counter::PagesCopied, taken);
-            let record = Record::new(0, 0, region.start(), Some(home))
-                .pages(taken, taken)
-                .held(held);
-            machine.trace(Event::Complete, record);
-            Outcome::Completed
-        }
-        Err(Unfilled { reason, assigned }) => {
-            release(machine, home, slots, assigned, taken);
-            Outcome::Refused(reason)
-        }
+            _ => return Err(Reason::NoMemory),
+        };
+        locked.movable(region.start().add(slot), scratch.frame(slot))?;
+        Ok(cost.saturating_add(more))
     })
 }
 
-struct Unfilled {
-    reason: Reason,
-    /// Frames that belong to the (dying) domain all the same.
-    assigned: u64,
+/// The way that costs least. Nothing is begun that a page that cannot move would
+/// end, as far as can be told now.
+fn way<L: Locked>(locked: &mut L, scratch: &mut Scratch, region: Region) -> Result<Way, Reason> {
+    let home = scratch.home();
+
+    match cost_to_complete(locked, scratch, region) {
+        Ok(cost) if cost <= COST_MIGRATE => return Ok(Way::Complete { home }),
+        _ => {}
+    }
+    match anchor(locked, &scratch.pages)? {
+        None => Ok(Way::Migrate { near: home }),
+        Some((home, reason)) => {
+            scratch.aim(home);
+            match cost_to_complete(locked, scratch, region) {
+                Ok(_) => Ok(Way::Complete { home }),
+                Err(_) => Err(reason),
+            }
+        }
+    }
 }
 
-/// What [`complete`] does under the lock.
-fn fill<'l, L: Locked>(
+/// The block that pages which cannot move lie in, in their places; `None` if all
+/// can. An error if they lie elsewhere, or here and there. The reason is that of
+/// the first.
+fn anchor<L: Locked>(locked: &mut L, list: &List) -> Result<Option<(Mfn, Reason)>, Reason> {
+    let mut anchor = None;
+
+    for pair in list.as_slice() {
+        if let Err(reason) = locked.movable(pair.gfn(), pair.mfn()) {
+            let block = pair.mfn().align(Order::REGION);
+            let (home, reason) = *anchor.get_or_insert((block, reason));
+            if home != block || pair.mfn().slot() != pair.gfn().slot() {
+                return Err(reason);
+            }
+        }
+    }
+    Ok(anchor)
+}
+
+/// The first way failed for `reason`, which may have to do with what is in that
+/// way only: is there another?
+fn second_way<L: Locked>(
     locked: &mut L,
-    list: &'l mut List,
+    scratch: &mut Scratch,
     region: Region,
-    home: Mfn,
-    slots: Slots,
-) -> Result<Retired<'l, L::Loss>, Unfilled> {
-    let gfn = region.start();
-    let not = |reason| Unfilled {
+    first: Way,
+    reason: Reason,
+) -> Option<Way> {
+    if !matches!(
         reason,
-        assigned: 0,
+        Reason::Pinned | Reason::TypePinned | Reason::Special | Reason::NoMemory
+    ) || unmovable(locked.facts()).is_some()
+    {
+        return None;
+    }
+    if state(locked, scratch, region) != State::Astray {
+        return None;
+    }
+    let home = scratch.home();
+    let second = match first {
+        // There was no block: what the first look found too dear may do.
+        Way::Migrate { .. } if reason == Reason::NoMemory => {
+            cost_to_complete(locked, scratch, region).ok()?;
+            Way::Complete { home }
+        }
+        // What was to be free, or to make room, was not.
+        Way::Complete { .. } if reason == Reason::NoMemory => {
+            anchor(locked, &scratch.pages)
+                .ok()?
+                .is_none()
+                .then_some(())?;
+            Way::Migrate { near: home }
+        }
+        _ => way(locked, scratch, region).ok()?,
     };
-
-    // Everything is judged again: the lock was dropped for the allocation.
-    if let Some(reason) = unmovable(locked.facts()) {
-        return Err(not(reason));
-    }
-    match state(locked, list, region) {
-        State::Not(reason) => return Err(not(reason)),
-        State::Astray { home: now, .. } if now == home => {
-            list.retain(|pair| pair.mfn() != home.add(pair.gfn().slot()));
-        }
-        _ => return Err(not(Reason::Vanished)),
-    }
-    if Slots::of(list) != slots {
-        return Err(not(Reason::Vanished));
-    }
-    let access = locked.lookup(gfn).access;
-
-    let frozen = Frozen::freeze_all(locked, list).map_err(not)?;
-    let mut pending = Pending::new();
-    if locked.hide(&mut pending, gfn).is_err() {
-        pending.unused();
-        frozen.thaw(locked);
-        return Err(not(Reason::NoMemory));
-    }
-    let flushed = locked.flush(pending);
-
-    for pair in frozen.pairs() {
-        locked.copy(pair.mfn(), home.add(pair.gfn().slot()));
-    }
-    let mut pending = Pending::new();
-    for (assigned, pair) in (0..REGION_PAGES).zip(frozen.pairs()) {
-        if locked
-            .assign(home.add(pair.gfn().slot()), Order::PAGE)
-            .is_err()
-        {
-            locked.account_assigned(assigned);
-            locked.zap(&mut pending, gfn, Order::REGION);
-            let _ = locked.flush(pending);
-            frozen.thaw(locked);
-            return Err(Unfilled {
-                reason: Reason::Dying,
-                assigned,
-            });
-        }
-    }
-    for pair in frozen.pairs() {
-        locked.set_m2p(pair.mfn(), None);
-    }
-    locked.install(&mut pending, gfn, home, Order::REGION, access);
-    let _ = locked.flush(pending);
-
-    Ok(frozen.retire(&flushed))
+    (second != first).then_some(second)
 }
 
-/// How a migration ended under the lock.
-enum Moved<'l, X: Loss> {
-    /// The block is in place; these frames are free now.
-    Done(Retired<'l, X>, u64),
-    /// Nothing was changed; here is the block.
-    Not(Block, Reason),
-    /// On a second look it had come to lie in order, and was promoted.
-    Promoted(Block),
+/// What one lock hold has done.
+enum Batch<'l, X: Loss> {
+    /// Pages were moved; `whole` says that the region is whole now.
+    Moved {
+        retired: Retired<'l, X>,
+        whole: bool,
+    },
+    /// It had come to lie in order, and was promoted.
+    Promoted,
+    /// Nothing was changed.
+    Not(Reason),
 }
 
-/// Move all pages of `region` to `block`.
-fn migrate<M: Machine>(machine: &mut M, list: &mut List, region: Region, block: Block) -> Outcome {
-    let to = block.mfn();
+/// Sums over the batches of one act.
+#[derive(Default)]
+struct Sums {
+    copied: u64,
+    astray: u64,
+    longest: u64,
+}
+
+/// Go one way to the end, batch by batch. After each, what was moved is the
+/// domain's like any other page, and the rest may wait for another time.
+fn go<M: Machine>(
+    machine: &mut M,
+    scratch: &mut Scratch,
+    region: Region,
+    way: Way,
+    limits: Limits,
+) -> Outcome {
+    let (mut stock, done) = match way {
+        Way::Complete { home } => (Stock::none(home), Outcome::Completed),
+        Way::Migrate { near } => match machine.alloc(Order::REGION, Purpose::Overwrite(near)) {
+            Some(block) => (Stock::all(block), Outcome::Migrated),
+            None => return Outcome::Refused(Reason::NoMemory),
+        },
+    };
+    if scratch.home() != stock.home() {
+        scratch.aim(stock.home());
+    }
+    let mut spare = None;
+    let mut sums = Sums::default();
+    let mut outcome = Outcome::Refused(Reason::Vanished);
+
+    // Each batch that does anything puts a page in its place, so this is enough;
+    // who interferes for so long is left alone.
+    for _ in 0..REGION_PAGES {
+        stock_up(machine, scratch, &mut stock, &mut spare, limits.batch());
+        match step(
+            machine, scratch, region, &mut stock, &mut spare, limits, &mut sums,
+        ) {
+            Batch::Moved { retired, whole } => {
+                retired.free(machine, Order::REGION);
+                if whole {
+                    outcome = done;
+                    break;
+                }
+            }
+            Batch::Promoted => {
+                outcome = if sums.copied > 0 {
+                    done
+                } else {
+                    Outcome::Promoted
+                };
+                break;
+            }
+            Batch::Not(reason) => {
+                outcome = Outcome::Refused(reason);
+                break;
+            }
+        }
+        if machine.interrupted() {
+            outcome = Outcome::Refused(Reason::Interrupted);
+            break;
+        }
+    }
+    let home = stock.home();
+
+    stock.free(machine);
+    if let Some(block) = spare {
+        machine.free(block);
+    }
+    machine.account().add(Counter::PagesCopied, sums.copied);
+    let event = match outcome {
+        Outcome::Promoted => Some(Event::Promote),
+        Outcome::Completed => Some(Event::Complete),
+        Outcome::Migrated => Some(Event::Migrate),
+        Outcome::Refused(_) => None,
+    };
+    if let Some(event) = event {
+        let to = (event != Event::Promote).then_some(home);
+        let record = Record::new(0, 0, region.start(), to)
+            .pages(sums.copied, sums.astray)
+            .held(sums.longest);
+        machine.trace(event, record);
+    }
+    outcome
+}
+
+/// Take the frames from the heap that the next batch may need. Those that are
+/// not there are held by pages that have to make room, for which one spare
+/// frame is enough.
+fn stock_up<M: Machine>(
+    machine: &mut M,
+    scratch: &Scratch,
+    stock: &mut Stock,
+    spare: &mut Option<Block>,
+    batch: u64,
+) {
+    let wanted = scratch.astray().lowest(batch);
+
+    if !stock.fetch(machine, wanted) && spare.is_none() {
+        *spare = machine.alloc(Order::PAGE, Purpose::Overwrite(stock.home()));
+    }
+}
+
+fn step<'l, M: Machine>(
+    machine: &mut M,
+    scratch: &'l mut Scratch,
+    region: Region,
+    stock: &mut Stock,
+    spare: &mut Option<Block>,
+    limits: Limits,
+    sums: &mut Sums,
+) -> Batch<'l, M::Loss> {
     let since = machine.ticks();
-    let moved = replace(&mut machine.lock(), list, region, block);
+    let (batch, copying) = {
+        let mut locked = machine.lock();
+        batch(&mut locked, scratch, region, stock, spare, limits, sums)
+    };
     let held = machine.ticks().wrapping_sub(since);
 
     machine.account().hold(held);
-    match moved {
-        Moved::Done(retired, astray) => {
-            retired.free(machine, Order::PAGE);
-            machine.account().add(Counter::PagesCopied, REGION_PAGES);
-            let record = Record::new(0, 0, region.start(), Some(to))
-                .pages(REGION_PAGES, astray)
-                .held(held);
-            machine.trace(Event::Migrate, record);
-            Outcome::Migrated
-        }
-        Moved::Promoted(block) => {
-            machine.free(block);
-            let record = Record::new(0, 0, region.start(), None).held(held);
-            machine.trace(Event::Promote, record);
-            Outcome::Promoted
-        }
-        Moved::Not(block, reason) => {
-            machine.free(block);
-            Outcome::Refused(reason)
-        }
-    }
+    machine.account().add(Counter::CopyTicks, copying);
+    sums.longest = sums.longest.max(held);
+    batch
 }
 
-fn replace<'l, L: Locked>(
+/// What is done under the lock; and how long it took to copy. (Not inlined, to keep
+/// the stack frames small.)
+#[inline(never)]
+fn batch<'l, L: Locked>(
     locked: &mut L,
-    list: &'l mut List,
+    scratch: &'l mut Scratch,
     region: Region,
-    block: Block,
-) -> Moved<'l, L::Loss> {
-    let gfn = region.start();
+    stock: &mut Stock,
+    spare: &mut Option<Block>,
+    limits: Limits,
+    sums: &mut Sums,
+) -> (Batch<'l, L::Loss>, u64) {
+    let not = |reason| (Batch::Not(reason), 0);
 
-    // Everything is judged again: the lock was dropped for the allocation.
+    // Everything is judged again: the lock was dropped for the allocations.
     if let Some(reason) = unmovable(locked.facts()) {
-        return Moved::Not(block, reason);
+        return not(reason);
     }
-    let astray = match state(locked, list, region) {
-        State::Not(reason) => return Moved::Not(block, reason),
-        State::InOrder { base } => {
-            return match promote(locked, region, base) {
-                Outcome::Promoted => Moved::Promoted(block),
-                _ => Moved::Not(block, Reason::NoMemory),
-            };
+    if !still(locked, &scratch.pages, region) {
+        match state(locked, scratch, region) {
+            State::Not(reason) => return not(reason),
+            State::InOrder { base } => {
+                return match promote(locked, region, base) {
+                    Outcome::Promoted => (Batch::Promoted, 0),
+                    _ => not(Reason::NoMemory),
+                };
+            }
+            State::Astray => {}
         }
-        State::Astray { astray, .. } => astray,
-    };
-    let access = locked.lookup(gfn).access;
+        scratch.aim(stock.home());
+    }
+    let home = stock.home();
+    let access = locked.lookup(region.start()).access;
+    let spare_mfn = spare.as_ref().map(Block::mfn);
+    if sums.copied == 0 {
+        sums.astray = scratch.astray().count();
+    }
+    let plan = scratch.plan(locked, region, stock, spare_mfn, access, limits.batch());
+    if scratch.moves.len() == 0 {
+        return not(Reason::NoMemory);
+    }
 
-    let frozen = match Frozen::freeze_all(locked, list) {
+    let in_order = scratch.astray().is_empty();
+    let pages = &scratch.pages;
+    let mut frozen = match Frozen::freeze_all(locked, &mut scratch.frozen) {
         Ok(frozen) => frozen,
-        Err(reason) => return Moved::Not(block, reason),
+        Err(reason) => return not(reason),
     };
     let mut pending = Pending::new();
-    if locked.hide(&mut pending, gfn).is_err() {
+    let Some(table) = locked.detach(&mut pending, region) else {
         pending.unused();
         frozen.thaw(locked);
-        return Moved::Not(block, Reason::NoMemory);
+        return not(Reason::Vanished);
+    };
+    for pair in scratch.evicted.as_slice() {
+        locked.hide_page(&mut pending, pair.gfn());
     }
     let flushed = locked.flush(pending);
 
-    // From here on no processor can read or write the region.
-    for pair in frozen.pairs() {
-        locked.copy(pair.mfn(), block.mfn().add(pair.gfn().slot()));
+    // From here on no processor can read or write these pages.
+    let since = locked.ticks();
+    for (from, to) in scratch.moves.iter() {
+        locked.copy(from, to);
     }
+    let copying = locked.ticks().wrapping_sub(since);
 
     let mut pending = Pending::new();
-    if locked.assign(block.mfn(), Order::REGION).is_err() {
-        // Dying: its memory is read by nobody any more, only counted.
-        locked.zap(&mut pending, gfn, Order::REGION);
+    let assigned = stock.assign(locked, plan.used).and_then(|()| {
+        let block = spare.take_if(|_| plan.spare_used);
+        match block {
+            Some(block) if locked.assign(block.mfn(), Order::PAGE).is_err() => {
+                *spare = Some(block);
+                Err(plan.used.count())
+            }
+            Some(block) => {
+                block.given();
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    });
+    if let Err(assigned) = assigned {
+        // Dying: its memory is read by nobody any more, only counted. What was
+        // assigned already is on its page list, for the teardown to free.
+        locked.account_assigned(assigned);
+        locked.attach(table);
+        for pair in scratch.evicted.as_slice() {
+            locked.zap(&mut pending, pair.gfn(), Order::PAGE);
+        }
         let _ = locked.flush(pending);
         frozen.thaw(locked);
-        return Moved::Not(block, Reason::Dying);
+        return (Batch::Not(Reason::Dying), copying);
+    }
+
+    if !plan.kept.is_empty() {
+        frozen.thaw_some(locked, |index| plan.kept.has(index));
     }
     for pair in frozen.pairs() {
         locked.set_m2p(pair.mfn(), None);
     }
-    locked.install(&mut pending, gfn, block.mfn(), Order::REGION, access);
+    let touched = plan.touched.iter();
+    locked.redirect(
+        &table,
+        touched.filter_map(|slot| pages.as_slice().get(slot as usize)),
+    );
+    for pair in scratch.evicted.as_slice() {
+        locked.install(&mut pending, pair.gfn(), pair.mfn(), Order::PAGE, access);
+    }
+    let whole = if in_order {
+        locked.conclude(&mut pending, table, home, access).is_ok()
+    } else {
+        locked.attach(table);
+        false
+    };
     let _ = locked.flush(pending);
-    block.given();
+    sums.copied = sums.copied.wrapping_add(scratch.moves.len());
 
-    Moved::Done(frozen.retire(&flushed), astray)
+    let retired = frozen.retire(&flushed);
+    (Batch::Moved { retired, whole }, copying)
 }
 
 /// The law of [`crate::account`]; checked by debug builds when nothing is

@@ -513,7 +513,7 @@ fn freeze<L: Locked>(
             frozen
                 .freeze(locked, at.add(i), mfn.add(i))
                 .map_err(|reason| match reason {
-                    Reason::Pinned => Errno::Busy,
+                    Reason::Pinned | Reason::TypePinned => Errno::Busy,
                     _ => Errno::Inval,
                 })?;
         }

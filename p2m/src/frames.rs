@@ -15,8 +15,9 @@
 //! calls [`Loss::lost`].
 
 use crate::account::Reason;
-use crate::addr::{Gfn, Mfn, Order, REGION_PAGES};
+use crate::addr::{Gfn, Mfn, Order, REGION_PAGES, Region};
 use crate::machine::{Block, Locked, Machine};
+use arch::Entry;
 use core::marker::PhantomData;
 use core::mem;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -45,6 +46,11 @@ impl Pair {
     /// The machine frame.
     pub fn mfn(&self) -> Mfn {
         Mfn(self.mfn)
+    }
+
+    /// Note `mfn` as the machine frame.
+    pub(crate) fn set_mfn(&mut self, mfn: Mfn) {
+        self.mfn = mfn.0;
     }
 
     /// Note `block` as what shall be behind this guest frame.
@@ -132,6 +138,23 @@ impl List {
         Ok(())
     }
 
+    /// Let it be what `mfns` says of the gfns from `first` on; empty if it fails.
+    pub(crate) fn list<E>(
+        &mut self,
+        first: Gfn,
+        mfns: impl Iterator<Item = Result<Mfn, E>>,
+    ) -> Result<(), E> {
+        let mut gfn = first.0;
+
+        self.len = 0;
+        for (item, mfn) in self.items.iter_mut().zip(mfns) {
+            *item = Pair { gfn, mfn: mfn?.0 };
+            gfn = gfn.wrapping_add(1);
+        }
+        self.len = gfn.wrapping_sub(first.0);
+        Ok(())
+    }
+
     /// The same, to be changed.
     pub fn as_mut_slice(&mut self) -> &mut [Pair] {
         self.items.get_mut(..self.len as usize).unwrap_or(&mut [])
@@ -208,6 +231,48 @@ impl<X: Loss> Drop for Pending<X> {
 /// Proof that a flush has completed in this lock hold.
 pub struct Flushed(());
 
+/// The table of 4 KiB entries of a region, out of the tree: guests that touch
+/// the region wait for the lock. It has to be put back ([`Locked::attach`]) or
+/// replaced by a leaf ([`Locked::conclude`]) before the lock is dropped.
+#[must_use = "the region is not mapped until this is ended"]
+pub struct Detached<X: Loss> {
+    region: Region,
+    entry: Entry,
+    loss: PhantomData<fn(X)>,
+}
+
+impl<X: Loss> Detached<X> {
+    /// For the implementor of [`Locked::detach`]: `entry` led to the table.
+    pub fn new(region: Region, entry: Entry) -> Self {
+        Detached {
+            region,
+            entry,
+            loss: PhantomData,
+        }
+    }
+
+    /// The region.
+    pub fn region(&self) -> Region {
+        self.region
+    }
+
+    /// What led to the table.
+    pub fn entry(&self) -> Entry {
+        self.entry
+    }
+
+    /// For the implementor of [`Locked`]: the region is mapped again.
+    pub fn ended(self) {
+        mem::forget(self);
+    }
+}
+
+impl<X: Loss> Drop for Detached<X> {
+    fn drop(&mut self) {
+        X::lost("a page table");
+    }
+}
+
 /// The pairs of a list, their machine frames frozen.
 #[must_use = "frozen frames have to be thawed or retired"]
 pub struct Frozen<'l, X: Loss> {
@@ -276,6 +341,26 @@ impl<'l, X: Loss> Frozen<'l, X> {
         self.list.as_deref().map_or(&[], List::as_slice)
     }
 
+    /// Give those frames their reference back whose place in the list `stays`
+    /// names: they hold another page now, and stay the domain's.
+    pub fn thaw_some<L>(&mut self, locked: &mut L, stays: impl Fn(u64) -> bool)
+    where
+        L: Locked<Loss = X>,
+    {
+        if let Some(list) = &mut self.list {
+            let mut index = 0;
+
+            list.retain(|pair| {
+                let stays = stays(index);
+                if stays {
+                    locked.thaw(pair.mfn());
+                }
+                index = u64::wrapping_add(index, 1);
+                !stays
+            });
+        }
+    }
+
     /// Give each frame its reference back.
     pub fn thaw<L: Locked<Loss = X>>(mut self, locked: &mut L) {
         if let Some(list) = self.list.take() {
@@ -311,8 +396,8 @@ pub struct Retired<'l, X: Loss> {
 }
 
 impl<X: Loss> Retired<'_, X> {
-    /// Give them to the heap, in blocks of `order` where a block of that order
-    /// stands in the list in order and aligned.
+    /// Give them to the heap, in blocks of up to `order` where frames stand in the
+    /// list in order and aligned.
     pub fn free<M: Machine<Loss = X>>(mut self, machine: &mut M, order: Order) {
         let Some(list) = self.list.take() else {
             return;
@@ -320,11 +405,11 @@ impl<X: Loss> Retired<'_, X> {
         let mut rest = list.as_slice();
 
         while let Some(first) = rest.first() {
-            let size = order.pages() as usize;
-            let take = match rest.get(..size) {
-                Some(run) if is_block(run, order) => order,
-                _ => Order::PAGE,
-            };
+            let mut take = Order::PAGE;
+
+            while take < order && is_pair_of(rest, take) {
+                take = take.larger();
+            }
 
             machine.free_retired(first.mfn(), take);
             rest = rest.get(take.pages() as usize..).unwrap_or(&[]);
@@ -332,15 +417,21 @@ impl<X: Loss> Retired<'_, X> {
     }
 }
 
-fn is_block(run: &[Pair], order: Order) -> bool {
-    let Some(first) = run.first().map(Pair::mfn) else {
-        return false;
-    };
+/// The list begins with a block of twice `order`, if it begins with one of
+/// `order`.
+fn is_pair_of(list: &[Pair], order: Order) -> bool {
+    let (first, size) = (list.first().map(Pair::mfn), order.pages());
+    let upper = list.get(size as usize..order.larger().pages() as usize);
 
-    first.is_aligned(order)
-        && (0..REGION_PAGES)
-            .zip(run)
-            .all(|(i, pair)| pair.mfn() == first.add(i))
+    match (first, upper) {
+        (Some(first), Some(upper)) => {
+            first.is_aligned(order.larger())
+                && (size..u64::MAX)
+                    .zip(upper)
+                    .all(|(i, p)| p.mfn() == first.add(i))
+        }
+        _ => false,
+    }
 }
 
 impl<X: Loss> Drop for Retired<'_, X> {

@@ -18,12 +18,12 @@
 //! and the region is left as it is.
 //!
 //! ```text
-//!  migrate:  freeze all → hide (one entry, typed so that guest accesses wait)
-//!            → flush → copy → assign → install (one leaf) → retire → unlock → free
+//!  move:     freeze a batch → detach the table (guest accesses wait) → flush
+//!            → copy → assign → redirect → attach, or one leaf → retire → unlock
+//!            → free: to a fresh block (migrate), or to the block in which most
+//!            pages lie already (complete)
 //!  exchange: freeze inputs → reserve outputs → assign → zap inputs, install
 //!            outputs → flush → retire → unlock → free
-//!  complete: freeze the pages astray → hide → flush → copy them → assign
-//!            → show (one leaf) → retire → unlock → free
 //!  promote:  512 entries already say what one leaf says → one write → flush
 //! ```
 //!
@@ -48,5 +48,6 @@ pub mod frames;
 pub mod ledger;
 pub mod machine;
 pub mod placement;
+pub mod plan;
 pub mod region;
 pub mod trace;

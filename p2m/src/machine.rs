@@ -9,8 +9,9 @@
 
 use crate::account::{Account, Reason};
 use crate::addr::{Gfn, Mfn, Order};
-use crate::frames::{Flushed, Loss, Pending};
+use crate::frames::{Detached, Flushed, Loss, Pair, Pending};
 use crate::ledger::Ledger;
+use crate::plan::Slots;
 use crate::trace::{Event, Record};
 use arch::{Format, Table};
 use bitflags::bitflags;
@@ -132,6 +133,20 @@ pub trait Machine {
         None
     }
 
+    /// The frames at `slots` of the block that begins at `home`, those that are
+    /// free and may be overwritten.
+    fn alloc_places(&mut self, home: Mfn, slots: Slots) -> Slots {
+        let mut got = Slots::default();
+
+        for slot in slots.iter() {
+            let block = self.alloc_at(home.add(slot), Purpose::Overwrite(home));
+            if let Some(block) = block {
+                got.insert(block.into_list().slot());
+            }
+        }
+        got
+    }
+
     /// Placement is worth its cost: the domain's superpages are looked after.
     fn places(&self) -> bool {
         true
@@ -149,6 +164,11 @@ pub trait Machine {
 
     /// Somebody more important wants this CPU.
     fn preempt(&mut self) -> bool;
+
+    /// The same between two batches of one region: should the rest of it wait?
+    fn interrupted(&mut self) -> bool {
+        self.preempt()
+    }
 
     /// Write a record to the trace buffer; the domain's number is filled in.
     fn trace(&mut self, event: Event, record: Record);
@@ -170,6 +190,17 @@ pub struct Lookup {
     pub order: Order,
     /// Opaque permissions (`p2m_access_t`), to be handed back unchanged.
     pub access: u8,
+}
+
+/// Who has a machine frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// The heap.
+    Free,
+    /// This domain, at that gfn.
+    Own(Gfn),
+    /// Somebody else, or nobody can say.
+    Other,
 }
 
 /// The kinds of p2m entry that matter here.
@@ -255,9 +286,41 @@ pub trait Locked: Sized {
     /// Make a hole; the page tables needed are there.
     fn zap(&mut self, pending: &mut Pending<Self::Loss>, gfn: Gfn, order: Order);
 
-    /// Replace a region's entries by one mark, so that guests that touch it
-    /// wait for the lock. Fails only if nothing was changed.
-    fn hide(&mut self, pending: &mut Pending<Self::Loss>, gfn: Gfn) -> Result<(), Errno>;
+    /// Take the region's table of 4 KiB entries out of the tree, and leave one
+    /// mark in its place, so that guests that touch the region wait for the lock.
+    /// `None`: there is no such table, and nothing was changed.
+    fn detach(
+        &mut self,
+        pending: &mut Pending<Self::Loss>,
+        region: crate::addr::Region,
+    ) -> Option<Detached<Self::Loss>>;
+
+    /// Have the entry of each gfn in a detached table lead to the mfn beside it,
+    /// changing nothing else in it; M2P included. What is read at a gfn does
+    /// not change, so nothing becomes dirty.
+    fn redirect<'p>(&mut self, table: &Detached<Self::Loss>, pairs: impl Iterator<Item = &'p Pair>);
+
+    /// Put a detached table back.
+    fn attach(&mut self, table: Detached<Self::Loss>);
+
+    /// The 512 entries of a detached table say what one leaf would say: put the
+    /// leaf in the place of the mark. If that fails the table is put back.
+    fn conclude(
+        &mut self,
+        pending: &mut Pending<Self::Loss>,
+        table: Detached<Self::Loss>,
+        mfn: Mfn,
+        access: u8,
+    ) -> Result<(), Errno>;
+
+    /// Put a mark in the place of one 4 KiB entry that maps a frozen frame.
+    fn hide_page(&mut self, pending: &mut Pending<Self::Loss>, gfn: Gfn);
+
+    /// What [`freeze`](Self::freeze) would say now.
+    fn movable(&mut self, gfn: Gfn, mfn: Mfn) -> Result<(), Reason>;
+
+    /// Who has a frame. Of free frames it is a hint.
+    fn holder(&mut self, mfn: Mfn) -> Holder;
 
     /// Map frames at `gfn`, M2P included, and mark them dirty. The page tables
     /// needed are there, so it cannot fail but for an IOMMU, in which case the
@@ -294,6 +357,9 @@ pub trait Locked: Sized {
     /// Return when no translation that was changed is in any TLB or IOTLB any
     /// more.
     fn flush(&mut self, pending: Pending<Self::Loss>) -> Flushed;
+
+    /// TSC.
+    fn ticks(&self) -> u64;
 
     /// The domain's ledger, which the p2m lock protects.
     fn ledger(&mut self) -> &mut impl Ledger;

@@ -5,6 +5,7 @@ use crate::account::Reason;
 use crate::addr::{Mfn, Order, REGION_PAGES, Region};
 use crate::frames::List;
 use crate::machine::View;
+use crate::plan::{Scratch, Slots};
 use arch::{ENTRIES, Leaf, SW_TYPE_RAM_RW, Slot};
 
 /// What a region looks like from outside (`XEN_DOMCTL_COALESCE_REGION_*`).
@@ -31,21 +32,18 @@ pub enum State {
         /// The first frame.
         base: Mfn,
     },
-    /// 512 entries of plain RAM with equal attributes, not in order.
-    Astray {
-        /// The machine block that holds more than half of the region's pages in
-        /// their right place; if there is none, a block that holds some.
-        home: Mfn,
-        /// Pages that are not in their right place in `home`.
-        astray: u64,
-    },
+    /// 512 entries of plain RAM with equal attributes, not in order. The scratch
+    /// lists them, and aims at the machine block that holds more than half of
+    /// them in their right place; if there is none, at a block that holds some of
+    /// them, if possible in their place.
+    Astray,
     /// Not now.
     Not(Reason),
 }
 
-/// Judge a region, and list its machine frames in `list` where they are not in
+/// Judge a region, and list its machine frames in `scratch` where they are not in
 /// order. One pass over the table, then one over the list.
-pub fn judge(region: Region, view: View<'_>, list: &mut List) -> State {
+pub fn judge(region: Region, view: View<'_>, scratch: &mut Scratch) -> State {
     let (format, table) = match view {
         View::Nothing => return State::Not(Reason::Empty),
         View::Big(Slot::Leaf(_)) => return State::Not(Reason::WholeAlready),
@@ -53,67 +51,117 @@ pub fn judge(region: Region, view: View<'_>, list: &mut List) -> State {
         View::Table(format, table) => (format, table),
     };
 
+    let list = &mut scratch.pages;
     list.clear();
-    let mut common: Option<Leaf> = None;
-    let mut in_order = true;
+    let first = table.entry(0);
+    let leaf = match plain(format.decode(first, 1)) {
+        Ok(leaf) => leaf,
+        Err(reason) => return State::Not(reason),
+    };
+    let base = Mfn(leaf.frame);
+
+    // The hot path: most entries differ from the first in the frame only.
+    if base.is_aligned(Order::REGION) {
+        let in_order = (base.0..u64::MAX)
+            .zip(table.entries())
+            .all(|(frame, entry)| entry.frame() == frame && format.alike(first, entry));
+        if in_order {
+            return State::InOrder { base };
+        }
+    }
+    let mut in_order = base.is_aligned(Order::REGION);
+    let mut at = base;
     // Majority vote (Boyer and Moore 1981): after the pass `home` is the only
     // block that can hold more than half of the pages in their place.
     let (mut home, mut votes) = (Mfn(0), 0u64);
-    let mut gfn = region.start();
-
-    for entry in table.entries() {
-        let leaf = match format.decode(entry, 1) {
-            Slot::Leaf(leaf) => leaf,
-            Slot::Table { .. } => return State::Not(Reason::MemType),
-            Slot::Absent { sw_type } if is_hole(sw_type) => return State::Not(Reason::Hole),
-            Slot::Absent { .. } => return State::Not(Reason::MemType),
-        };
-        let first = *common.get_or_insert(leaf);
-
-        if leaf.recalc {
-            return State::Not(Reason::Recalc);
-        }
-        if leaf.sw_type != SW_TYPE_RAM_RW || !leaf.cacheable {
-            return State::Not(Reason::MemType);
-        }
-        if leaf.attributes != first.attributes {
-            return State::Not(Reason::Access);
-        }
-
-        let mfn = Mfn(leaf.frame);
-        in_order &= mfn == Mfn(first.frame).add(gfn.slot());
-        if mfn.slot() == gfn.slot() {
-            let block = mfn.align(Order::REGION);
-            if votes == 0 {
-                home = block;
-            }
-            votes = if home == block {
-                votes.wrapping_add(1)
+    let listed = list.list(
+        region.start(),
+        (0..REGION_PAGES).zip(table.entries()).map(|(slot, entry)| {
+            let mfn = if format.alike(first, entry) {
+                Mfn(entry.frame())
             } else {
-                votes.wrapping_sub(1)
+                let other = plain(format.decode(entry, 1))?;
+                if other.attributes != leaf.attributes {
+                    return Err(Reason::Access);
+                }
+                Mfn(other.frame)
             };
-        }
-        list.push(gfn, mfn);
-        gfn = gfn.add(1);
-    }
+            in_order &= mfn == at;
+            at = at.add(1);
+            if mfn.slot() == slot {
+                let block = mfn.align(Order::REGION);
+                if votes == 0 {
+                    home = block;
+                }
+                votes = if home == block {
+                    votes.wrapping_add(1)
+                } else {
+                    votes.wrapping_sub(1)
+                };
+            }
+            Ok(mfn)
+        }),
+    );
 
-    let Some(leaf) = common else {
-        return State::Not(Reason::Empty);
-    };
-    let base = Mfn(leaf.frame);
-    if in_order && base.is_aligned(Order::REGION) {
+    if let Err(reason) = listed {
+        return State::Not(reason);
+    }
+    if in_order {
         return State::InOrder { base };
     }
-
-    let at_home = list
-        .as_slice()
-        .iter()
-        .filter(|pair| pair.mfn() == home.add(pair.gfn().slot()))
-        .fold(0u64, |n, _| n.wrapping_add(1));
-    State::Astray {
-        home: if at_home > 0 { home } else { base },
-        astray: REGION_PAGES.saturating_sub(at_home),
+    scratch.aim(home);
+    if scratch.astray() == Slots::ALL {
+        // No page is in its place in any block. Most may be in one block all the
+        // same.
+        let home = majority(&scratch.pages);
+        scratch.aim(home);
     }
+    State::Astray
+}
+
+/// The region is still what [`judge`] listed.
+pub fn unchanged(view: View<'_>, list: &List) -> bool {
+    let View::Table(format, table) = view else {
+        return false;
+    };
+    let first = table.entry(0);
+
+    list.len() == REGION_PAGES
+        && plain(format.decode(first, 1)).is_ok()
+        && list
+            .as_slice()
+            .iter()
+            .zip(table.entries())
+            .all(|(pair, entry)| pair.mfn() == Mfn(entry.frame()) && format.alike(first, entry))
+}
+
+/// Ordinary RAM, or what is wrong with it.
+fn plain(slot: Slot) -> Result<Leaf, Reason> {
+    match slot {
+        Slot::Leaf(leaf) if leaf.recalc => Err(Reason::Recalc),
+        Slot::Leaf(leaf) if leaf.sw_type == SW_TYPE_RAM_RW && leaf.cacheable => Ok(leaf),
+        Slot::Absent { sw_type } if is_hole(sw_type) => Err(Reason::Hole),
+        _ => Err(Reason::MemType),
+    }
+}
+
+/// The block that has more than half of the frames, if one has; else some
+/// block that has one.
+fn majority(list: &List) -> Mfn {
+    let (mut home, mut votes) = (Mfn(0), 0u64);
+
+    for pair in list.as_slice() {
+        let block = pair.mfn().align(Order::REGION);
+        if votes == 0 {
+            home = block;
+        }
+        votes = if home == block {
+            votes.wrapping_add(1)
+        } else {
+            votes.wrapping_sub(1)
+        };
+    }
+    home
 }
 
 /// An entry that maps nothing and stands for nothing: never written (0),

@@ -35,6 +35,8 @@ void xrs_abi(void)
     XEN_ABI(PGC_allocated, PGC_allocated);
     XEN_ABI(PGC_xen_heap, PGC_xen_heap);
     XEN_ABI(PGC_extra, PGC_extra);
+    XEN_ABI(PGC_state, PGC_state);
+    XEN_ABI(PGC_state_free, PGC_state_free);
     XEN_ABI(PGC_count_mask, PGC_count_mask);
     XEN_ABI(PGT_count_mask, PGT_count_mask);
 
@@ -97,6 +99,7 @@ void xrs_abi(void)
     XEN_ABI(AUDIT_wrong_frame, XEN_DOMCTL_COALESCE_AUDIT_wrong_frame);
     XEN_ABI(AUDIT_wrong_device, XEN_DOMCTL_COALESCE_AUDIT_wrong_device);
     XEN_ABI(AUDIT_xen_orphans, XEN_DOMCTL_COALESCE_AUDIT_xen_orphans);
+    XEN_ABI(OP_now, XEN_DOMCTL_COALESCE_now);
     XEN_ABI(COUNT_reasons, XEN_DOMCTL_COALESCE_COUNT_reasons);
 
     XEN_ABI(p2m_access_rwx, p2m_access_rwx);

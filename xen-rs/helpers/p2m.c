@@ -2,6 +2,7 @@
 /* The host p2m of a translated domain. */
 #include <xen/errno.h>
 #include <xen/ioreq.h>
+#include <asm/hvm/vmx/vmx.h>
 #include <asm/p2m.h>
 #include <asm/paging.h>
 #include <xen-rs.h>
@@ -27,6 +28,22 @@ void xrs_p2m_unlock(struct domain *d)
 void xrs_p2m_flush_sync(struct domain *d)
 {
     p2m_tlb_flush_sync(p2m_get_hostp2m(d));
+}
+
+/* An entry was taken away behind p2m_set_entry()'s back. */
+void xrs_p2m_want_flush(struct domain *d)
+{
+    struct p2m_domain *p2m = p2m_get_hostp2m(d);
+
+    if ( cpu_has_vmx )
+        ept_sync_domain(p2m);
+    else
+        p2m->need_flush = true;
+}
+
+void xrs_p2m_free_table(struct domain *d, unsigned long table)
+{
+    p2m_free_ptp(p2m_get_hostp2m(d), mfn_to_page(_mfn(table)));
 }
 
 unsigned long xrs_p2m_get(struct domain *d, unsigned long gfn, uint8_t *type,

@@ -66,6 +66,8 @@ unsigned long xrs_iommu_root(const struct domain *d, unsigned int *level,
 void xrs_p2m_lock(struct domain *d);
 void xrs_p2m_unlock(struct domain *d);
 void xrs_p2m_flush_sync(struct domain *d);
+void xrs_p2m_want_flush(struct domain *d);
+void xrs_p2m_free_table(struct domain *d, unsigned long table);
 unsigned long xrs_p2m_get(struct domain *d, unsigned long gfn, uint8_t *type,
                           uint8_t *access, uint8_t *order);
 int xrs_p2m_set(struct domain *d, unsigned long gfn, unsigned long mfn,

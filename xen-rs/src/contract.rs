@@ -15,6 +15,13 @@ pub const PGC_COUNT_MASK: u64 = xen::PGC_count_mask;
 #[cfg(not(xen_abi))]
 pub const PGC_COUNT_MASK: u64 = (1 << 57) - 1;
 
+/// The bits of `count_info` that say what state a page is in; all are set if it
+/// is free.
+#[cfg(xen_abi)]
+pub const PGC_STATE: u64 = xen::PGC_state;
+#[cfg(not(xen_abi))]
+pub const PGC_STATE: u64 = 3 << 58;
+
 #[cfg(xen_abi)]
 mod checks {
     use super::xen;
@@ -25,8 +32,8 @@ mod checks {
     use crate::ffi::PageInfo;
     use crate::hypercall::{
         DomctlCoalesce, EFAULT, EINVAL, ENODEV, ENOMEM, ERESTART, MODE_DEFAULT, MODE_FULL,
-        MODE_IN_PLACE, MODE_OFF, MemoryExchange, OP_AUDIT, OP_GET_INFO, OP_GET_MAP, OP_SET_MODE,
-        Reservation,
+        MODE_IN_PLACE, MODE_OFF, MemoryExchange, OP_AUDIT, OP_GET_INFO, OP_GET_MAP, OP_NOW,
+        OP_SET_MODE, Reservation,
     };
     use arch::device::{Amd, Vtd};
     use arch::{Ept, Npt, SW_TYPE_RAM_LOGDIRTY, SW_TYPE_RAM_RO};
@@ -78,6 +85,7 @@ mod checks {
         PGC_allocated = PageCount::ALLOCATED.bits();
         PGC_xen_heap = PageCount::XEN_HEAP.bits();
         PGC_extra = PageCount::EXTRA.bits();
+        PGC_state_free = PageCount::STATE.bits();
         PGT_count_mask = PGT_COUNT_MASK;
         p2m_ram_rw = P2M_RAM_RW;
         p2m_invalid = P2M_INVALID;
@@ -85,6 +93,7 @@ mod checks {
         p2m_ram_ro = SW_TYPE_RAM_RO;
         p2m_mmio_dm = P2M_MMIO_DM;
         p2m_populate_on_demand = P2M_POD;
+        p2m_populate_on_demand = arch::SW_TYPE_POD;
         PAGE_ORDER_2M = Order::REGION.log2();
         INVALID_M2P_ENTRY = INVALID_M2P;
         MEMF_no_scrub = MEMF_NO_SCRUB;
@@ -116,6 +125,7 @@ mod checks {
         AUDIT_wrong_frame = Finding::WrongFrame;
         AUDIT_wrong_device = Finding::WrongDevice;
         AUDIT_xen_orphans = FINDINGS;
+        OP_now = OP_NOW;
         COUNT_reasons = REASON_BASE;
         NPT_type = Npt::SW_TYPE.bits();
         EPT_recalc = Ept::RECALC.bits();

@@ -5,20 +5,21 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use arch::device::DeviceFormat;
-use arch::{Format, LEVEL_BITS, Slot as PteSlot, Table};
+use arch::{Entry, Format, LEVEL_BITS, Slot as PteSlot, Table};
 use bitflags::bitflags;
 use p2m::account::{Account, Reason};
 use p2m::addr::{Gfn, Mfn, Order, Region};
 use p2m::audit::{Books, Page, Root};
 use p2m::coalesce::Mode;
-use p2m::frames::{Flushed, Loss, Pending};
+use p2m::frames::{Detached, Flushed, Loss, Pair, Pending};
 use p2m::ledger::{Book, Leaf, Ledger, Slot};
-use p2m::machine::{Block, Errno, Facts, Kind, Locked, Lookup, Machine, Purpose, View};
+use p2m::machine::{Block, Errno, Facts, Holder, Kind, Locked, Lookup, Machine, Purpose, View};
+use p2m::plan::Slots;
 use p2m::trace::{Event, Record, TRC_MEM_BASE};
 use zerocopy::IntoBytes;
 
 use crate::ffi::{self, Domain, PageInfo};
-use crate::hypercall::{self, ENOMEM, MODE_DEFAULT, MODE_FULL, MODE_IN_PLACE};
+use crate::hypercall::{self, ENOMEM, MODE_DEFAULT, MODE_FULL, MODE_IN_PLACE, MODE_OFF};
 use crate::memory::{XBox, XSlice};
 
 pub const P2M_RAM_RW: u8 = 0;
@@ -43,6 +44,7 @@ bitflags! {
         const ALLOCATED = 1 << 63;
         const XEN_HEAP = 1 << 62;
         const EXTRA = 1 << 61;
+        const STATE = crate::contract::PGC_STATE;
         const COUNT = crate::contract::PGC_COUNT_MASK;
         const _ = !0;
     }
@@ -99,17 +101,27 @@ impl State {
 
     /// How far the coalescer may go.
     pub fn mode(&self) -> Mode {
-        let own = self.mode.load(Ordering::Relaxed);
-
-        match if own == MODE_DEFAULT {
-            ffi::xrs_sched_mode()
-        } else {
-            own
-        } {
-            MODE_FULL => Mode::Full,
-            MODE_IN_PLACE => Mode::InPlace,
-            _ => Mode::Off,
+        match self.mode.load(Ordering::Relaxed) {
+            MODE_DEFAULT => named(ffi::xrs_sched_mode()),
+            own => named(own),
         }
+    }
+
+    /// The same, or as `mode` (`MODE_*`) says; `None`: it says nothing.
+    pub fn mode_or(&self, mode: u32) -> Option<Mode> {
+        match mode {
+            MODE_DEFAULT => Some(self.mode()),
+            MODE_OFF..=MODE_FULL => Some(named(mode)),
+            _ => None,
+        }
+    }
+}
+
+fn named(mode: u32) -> Mode {
+    match mode {
+        MODE_FULL => Mode::Full,
+        MODE_IN_PLACE => Mode::InPlace,
+        _ => Mode::Off,
     }
 }
 
@@ -148,6 +160,8 @@ pub struct XenDomain<'d> {
     pub memflags: u32,
     /// The call that is served, if it is one.
     pub call: Option<&'d hypercall::MemoryExchange>,
+    /// This is the worker's: everything else comes first.
+    pub background: bool,
 }
 
 impl<'d> XenDomain<'d> {
@@ -156,6 +170,15 @@ impl<'d> XenDomain<'d> {
             d,
             memflags: 0,
             call: None,
+            background: false,
+        }
+    }
+
+    /// For the worker.
+    pub fn in_background(d: &'d Domain) -> Self {
+        XenDomain {
+            background: true,
+            ..Self::new(d)
         }
     }
 }
@@ -166,16 +189,20 @@ impl XenDomain<'_> {
     fn flags(&self, order: Order, purpose: Purpose) -> Option<u32> {
         match purpose {
             Purpose::Expose => Some(self.memflags),
-            Purpose::Overwrite(near) => {
-                let wanted = order.pages().wrapping_add(WATERMARK);
-                if ffi::xrs_heap_available() < wanted || page(near).is_none() {
-                    return None;
-                }
-                // SAFETY: `near` is a valid frame, as was just seen.
-                let node = unsafe { ffi::xrs_heap_node_flags(near.0) };
-                Some(MEMF_NO_DMA | MEMF_NO_SCRUB | node)
-            }
+            Purpose::Overwrite(near) => self.flags_near(near, order.pages()),
         }
+    }
+
+    /// The same for `pages` that will be overwritten.
+    fn flags_near(&self, near: Mfn, pages: u64) -> Option<u32> {
+        let wanted = pages.wrapping_add(WATERMARK);
+
+        if ffi::xrs_heap_available() < wanted || page(near).is_none() {
+            return None;
+        }
+        // SAFETY: `near` is a valid frame, as was just seen.
+        let node = unsafe { ffi::xrs_heap_node_flags(near.0) };
+        Some(MEMF_NO_DMA | MEMF_NO_SCRUB | node)
     }
 }
 
@@ -208,6 +235,24 @@ impl Machine for XenDomain<'_> {
         (mfn != INVALID_MFN).then(|| Block::from_allocator(Mfn(mfn), Order::PAGE))
     }
 
+    fn alloc_places(&mut self, home: Mfn, slots: Slots) -> Slots {
+        let mut got = Slots::default();
+
+        if slots.is_empty() {
+            return got;
+        }
+        // Once for all of them.
+        if let Some(flags) = self.flags_near(home, slots.count()) {
+            for slot in slots.iter() {
+                let frame = home.add(slot).0;
+                if ffi::xrs_heap_alloc_at(self.d, frame, flags & !MEMF_NO_DMA) == frame {
+                    got.insert(slot);
+                }
+            }
+        }
+        got
+    }
+
     fn places(&self) -> bool {
         state(self.d).is_some_and(|s| s.mode() != Mode::Off)
     }
@@ -224,6 +269,11 @@ impl Machine for XenDomain<'_> {
 
     fn preempt(&mut self) -> bool {
         ffi::xrs_sched_preempt()
+    }
+
+    fn interrupted(&mut self) -> bool {
+        // A hypercall looks between regions, which are small enough.
+        self.background && ffi::xrs_sched_softirq_pending()
     }
 
     fn trace(&mut self, event: Event, record: Record) {
@@ -509,6 +559,24 @@ impl P2mGuard<'_> {
         })
     }
 
+    /// The page at `mfn`, if it is an ordinary one of this domain, and there is
+    /// nothing about it that only time could change.
+    fn plain(&mut self, gfn: Gfn, mfn: Mfn) -> Result<&'static PageInfo, Reason> {
+        let page = page(mfn).ok_or(Reason::Special)?;
+        let count = PageCount::from_bits_retain(page.count_info.load(Ordering::Relaxed));
+
+        if count.intersects(PageCount::XEN_HEAP | PageCount::EXTRA)
+            || !core::ptr::eq(ffi::xrs_page_owner(page), self.d)
+            || ffi::xrs_page_m2p(mfn.0) != gfn.0
+        {
+            return Err(Reason::Special);
+        }
+        if page.type_info.load(Ordering::Acquire) & PGT_COUNT_MASK != 0 {
+            return Err(Reason::TypePinned);
+        }
+        Ok(page)
+    }
+
     /// The ledger, if the domain has one.
     pub fn book(&mut self) -> Option<&mut XenBook> {
         // SAFETY: the lock is held, and we are borrowed for as long as the
@@ -676,18 +744,8 @@ impl Locked for P2mGuard<'_> {
     }
 
     fn freeze(&mut self, gfn: Gfn, mfn: Mfn) -> Result<(), Reason> {
-        let page = page(mfn).ok_or(Reason::Special)?;
-        let count = PageCount::from_bits_retain(page.count_info.load(Ordering::Relaxed));
+        let page = self.plain(gfn, mfn)?;
 
-        if count.intersects(PageCount::XEN_HEAP | PageCount::EXTRA)
-            || !core::ptr::eq(ffi::xrs_page_owner(page), self.d)
-            || self.m2p(mfn) != Some(gfn)
-        {
-            return Err(Reason::Special);
-        }
-        if page.type_info.load(Ordering::Acquire) & PGT_COUNT_MASK != 0 {
-            return Err(Reason::Pinned);
-        }
         match page
             .count_info
             .compare_exchange(SOLE, 0, Ordering::AcqRel, Ordering::Relaxed)
@@ -753,8 +811,107 @@ impl Locked for P2mGuard<'_> {
         self.unreserve(gfn, order);
     }
 
-    fn hide(&mut self, _: &mut Pending<Unreachable>, gfn: Gfn) -> Result<(), Errno> {
-        self.reserve(gfn, Order::REGION)
+    fn detach(
+        &mut self,
+        _: &mut Pending<Unreachable>,
+        region: Region,
+    ) -> Option<Detached<Unreachable>> {
+        let Some((PteSlot::Table { frame, .. }, _)) = self.walk(region.start(), 3) else {
+            return None;
+        };
+        // SAFETY: the lock is held, and the frame was found just now.
+        let table = unsafe { Mapped::new(frame) };
+        let entry = table.0.entry(region.0);
+
+        if !matches!(format().decode(entry, 2), PteSlot::Table { .. }) {
+            return None;
+        }
+        table.0.set(region.0, Entry::WAIT);
+        // SAFETY: the lock is held.
+        unsafe { ffi::xrs_p2m_want_flush(self.d) };
+        Some(Detached::new(region, entry))
+    }
+
+    fn redirect<'p>(
+        &mut self,
+        table: &Detached<Unreachable>,
+        pairs: impl Iterator<Item = &'p Pair>,
+    ) {
+        // SAFETY: the lock is held; the table waits to be put back.
+        let table = unsafe { Mapped::new(table.entry().frame()) };
+
+        for pair in pairs {
+            let (slot, mfn) = (pair.gfn().0, pair.mfn());
+
+            table.0.set(slot, table.0.entry(slot).with_frame(mfn.0));
+            self.set_m2p(mfn, Some(pair.gfn()));
+        }
+    }
+
+    fn attach(&mut self, table: Detached<Unreachable>) {
+        let region = table.region();
+
+        if let Some((PteSlot::Table { frame, .. }, _)) = self.walk(region.start(), 3) {
+            // SAFETY: the lock is held, and the frame was found just now.
+            unsafe { Mapped::new(frame) }.0.set(region.0, table.entry());
+        } else {
+            // Nobody could take it away, for the lock was held all the time.
+            ffi::xrs_domain_crash(self.d);
+        }
+        table.ended();
+    }
+
+    fn conclude(
+        &mut self,
+        _: &mut Pending<Unreachable>,
+        table: Detached<Unreachable>,
+        mfn: Mfn,
+        access: u8,
+    ) -> Result<(), Errno> {
+        let gfn = table.region().start();
+
+        match self.set(gfn, mfn.0, Order::REGION, P2M_RAM_RW, access) {
+            Ok(()) => {
+                // SAFETY: the lock is held, and nothing leads to the table.
+                unsafe { ffi::xrs_p2m_free_table(self.d, table.entry().frame()) };
+                table.ended();
+                Ok(())
+            }
+            Err(errno) => {
+                self.attach(table);
+                Err(errno)
+            }
+        }
+    }
+
+    fn hide_page(&mut self, _: &mut Pending<Unreachable>, gfn: Gfn) {
+        let access = self.default_access();
+
+        self.must_set(gfn, INVALID_MFN, Order::PAGE, P2M_POD, access);
+    }
+
+    fn movable(&mut self, gfn: Gfn, mfn: Mfn) -> Result<(), Reason> {
+        match self.plain(gfn, mfn)?.count_info.load(Ordering::Relaxed) {
+            SOLE => Ok(()),
+            _ => Err(Reason::Pinned),
+        }
+    }
+
+    fn holder(&mut self, mfn: Mfn) -> Holder {
+        let Some(page) = page(mfn) else {
+            return Holder::Other;
+        };
+        let count = PageCount::from_bits_retain(page.count_info.load(Ordering::Relaxed));
+
+        if count & PageCount::STATE == PageCount::STATE {
+            return Holder::Free;
+        }
+        // Of a page that changes hands meanwhile this may be nonsense; then it
+        // is not what is mapped at that gfn, which is looked at next.
+        match self.m2p(mfn) {
+            Some(gfn) if core::ptr::eq(ffi::xrs_page_owner(page), self.d) => Holder::Own(gfn),
+            _ => Holder::Other,
+        }
     }
 
     fn install(
@@ -809,6 +966,10 @@ impl Locked for P2mGuard<'_> {
         unsafe { ffi::xrs_p2m_flush_sync(self.d) };
         ffi::xrs_p2m_invalidate_mapcache(self.d);
         pending.flushed()
+    }
+
+    fn ticks(&self) -> u64 {
+        ffi::xrs_sched_ticks()
     }
 
     fn ledger(&mut self) -> &mut impl Ledger {

@@ -77,6 +77,9 @@ unsafe extern "C" {
     // The rest of p2m.c: this CPU holds the p2m lock.
     pub fn xrs_p2m_unlock(d: &Domain);
     pub fn xrs_p2m_flush_sync(d: &Domain);
+    pub fn xrs_p2m_want_flush(d: &Domain);
+    /// `table` is a table of this p2m that nothing leads to.
+    pub fn xrs_p2m_free_table(d: &Domain, table: u64);
     pub fn xrs_p2m_get(d: &Domain, gfn: u64, p2mt: *mut u8, access: *mut u8, order: *mut u8)
     -> u64;
     pub fn xrs_p2m_set(d: &Domain, gfn: u64, mfn: u64, order: u32, p2mt: u8, access: u8) -> c_int;

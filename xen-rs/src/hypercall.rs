@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use p2m::account::{Counter, ENTRIES};
 use p2m::addr::{Gfn, Order, Region};
 use p2m::audit::{Audit, FINDINGS};
+use p2m::coalesce::{self, Limits, heal};
 use p2m::exchange::{End, Request, Scratch, run};
 use p2m::ledger::Ledger;
 use p2m::machine::{Locked, Machine};
@@ -21,8 +22,6 @@ use crate::ffi::{self, Domain};
 use crate::memory::XBox;
 
 pub const MODE_DEFAULT: u32 = 0;
-/// Named for the contract; whatever is not another mode is off.
-#[cfg_attr(not(xen_abi), allow(dead_code))]
 pub const MODE_OFF: u32 = 1;
 pub const MODE_IN_PLACE: u32 = 2;
 pub const MODE_FULL: u32 = 3;
@@ -31,6 +30,7 @@ pub const OP_SET_MODE: u32 = 0;
 pub const OP_GET_INFO: u32 = 1;
 pub const OP_GET_MAP: u32 = 2;
 pub const OP_AUDIT: u32 = 3;
+pub const OP_NOW: u32 = 4;
 
 pub const EFAULT: i32 = -14;
 pub const EINVAL: i32 = -22;
@@ -94,6 +94,7 @@ pub fn exchange(d: &Domain, call: &mut MemoryExchange, memflags: u32, max_order:
         d,
         memflags,
         call: Some(&seen),
+        background: false,
     };
     let end = run(&mut machine, &mut request, &mut scratch);
 
@@ -160,6 +161,7 @@ pub fn domctl(d: &Domain, op: &mut DomctlCoalesce) -> c_int {
         OP_GET_INFO => get_info(d, state, op),
         OP_GET_MAP => get_map(d, op),
         OP_AUDIT => audit(d, op),
+        OP_NOW => now(d, state, op),
         _ => Err(EINVAL),
     };
 
@@ -246,15 +248,45 @@ fn audit(d: &Domain, op: &mut DomctlCoalesce) -> Result<(), c_int> {
 }
 
 /// Most regions for one call: 8 GiB of guest.
-const MAP_MAX: u32 = 4096;
+const REGIONS_MAX: u32 = 4096;
 
 /// Most regions for one call of the auditor, each of up to 512 pages.
 const AUDIT_MAX: u32 = 512;
 
-fn get_map(d: &Domain, op: &mut DomctlCoalesce) -> Result<(), c_int> {
-    if op.nr == 0 || op.nr > MAP_MAX || !Order::REGION.aligns(op.first_gfn) {
+fn check_range(op: &DomctlCoalesce) -> Result<(), c_int> {
+    if op.nr == 0 || op.nr > REGIONS_MAX || !Order::REGION.aligns(op.first_gfn) {
         return Err(EINVAL);
     }
+    Ok(())
+}
+
+/// Do at once what the worker would do in time, whatever cools down; and say for
+/// each region what came of it.
+fn now(d: &Domain, state: &State, op: &mut DomctlCoalesce) -> Result<(), c_int> {
+    check_range(op)?;
+    let mode = state.mode_or(op.mode).ok_or(EINVAL)?;
+    let mut scratch = XBox::<coalesce::Scratch>::zeroed().ok_or(ENOMEM)?;
+    let limits = Limits::new(mode);
+    let mut machine = XenDomain::new(d);
+    let first = Gfn(op.first_gfn).region();
+    let mut done = 0;
+
+    while done < op.nr {
+        let region = Region(first.0.wrapping_add(done.into()));
+        let outcome = heal(&mut machine, &mut scratch, region, limits, now_ms());
+
+        write(op, done.into(), &[outcome.index() as u8])?;
+        done = done.wrapping_add(1);
+        if machine.preempt() {
+            break;
+        }
+    }
+    op.nr = done;
+    Ok(())
+}
+
+fn get_map(d: &Domain, op: &mut DomctlCoalesce) -> Result<(), c_int> {
+    check_range(op)?;
     let mut machine = XenDomain::new(d);
     let first = Gfn(op.first_gfn).region();
     let mut shapes = [0u8; 64];

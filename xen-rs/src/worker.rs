@@ -6,8 +6,7 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use p2m::addr::{Gfn, Order};
-use p2m::coalesce::{Mode, heal};
-use p2m::frames::List;
+use p2m::coalesce::{Limits, Mode, Scratch, heal};
 use p2m::ledger::{Ledger, Next, REACH_MAX, Slot};
 use p2m::machine::Machine;
 
@@ -27,12 +26,12 @@ const NO_MEMORY_WAIT: u64 = 1000;
 const GIB_SHIFT: u32 = Order::GIB.log2();
 
 /// The worker's memory; whoever has the worker has it.
-struct Bench(UnsafeCell<List>);
+struct Bench(UnsafeCell<Scratch>);
 
 // SAFETY: used only between winning and releasing `BUSY`.
 unsafe impl Sync for Bench {}
 
-static BENCH: Bench = Bench(UnsafeCell::new(List::new()));
+static BENCH: Bench = Bench(UnsafeCell::new(Scratch::new()));
 static BUSY: AtomicBool = AtomicBool::new(false);
 /// The domain that was served last.
 static LAST: AtomicU32 = AtomicU32::new(0);
@@ -79,12 +78,12 @@ pub fn work() -> bool {
         return false;
     }
     // SAFETY: `BUSY` was won.
-    let list = unsafe { &mut *BENCH.0.get() };
+    let scratch = unsafe { &mut *BENCH.0.get() };
     let until = ffi::xrs_sched_us().wrapping_add(BUDGET);
     let more = loop {
         // An event from here on sets it again.
         ffi::xrs_sched_set_pending(false);
-        match round(list) {
+        match round(scratch) {
             Step::Worked => ffi::xrs_sched_set_pending(true),
             Step::Wait(ms) => {
                 ffi::xrs_sched_wake(ms);
@@ -102,7 +101,7 @@ pub fn work() -> bool {
 }
 
 /// One step for the next domain that has something to do.
-fn round(list: &mut List) -> Step {
+fn round(scratch: &mut Scratch) -> Step {
     let last = LAST.load(Ordering::Relaxed);
     let mut wait = u64::MAX;
 
@@ -118,7 +117,7 @@ fn round(list: &mut List) -> Step {
                 break;
             }
             if let Some(state) = state(d) {
-                match step(d, state, list) {
+                match step(d, state, scratch) {
                     Step::Worked => {
                         LAST.store(domid, Ordering::Relaxed);
                         return Step::Worked;
@@ -137,14 +136,14 @@ fn round(list: &mut List) -> Step {
     }
 }
 
-fn step(d: &Domain, state: &State, list: &mut List) -> Step {
+fn step(d: &Domain, state: &State, scratch: &mut Scratch) -> Step {
     let mode = state.mode();
 
     if !state.hint.load(Ordering::Relaxed) || mode == Mode::Off {
         return Step::Idle;
     }
     let now = now_ms();
-    let mut machine = XenDomain::new(d);
+    let mut machine = XenDomain::in_background(d);
     let next = {
         let mut locked = machine.lock();
         let next = if ffi::xrs_domain_dying(d) {
@@ -161,7 +160,7 @@ fn step(d: &Domain, state: &State, list: &mut List) -> Step {
 
     match next {
         Next::Look(region) => {
-            heal(&mut machine, list, region, mode, now);
+            heal(&mut machine, scratch, region, Limits::new(mode), now);
             Step::Worked
         }
         Next::Survey(gib) => survey(&mut machine, gib, now),

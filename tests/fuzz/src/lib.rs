@@ -11,9 +11,9 @@ use machine::host::{Act, Config, Host, Lists};
 use machine::script::{Build, Exchange, Op, Pattern, Script, exchange_and_compare, play};
 use p2m::addr::{Gfn, Mfn, Order, REGION_PAGES, Region};
 use p2m::exchange::Request;
-use p2m::frames::List;
 use p2m::machine::View;
 use p2m::placement::wanted;
+use p2m::plan::Scratch;
 use p2m::region::{Shape, State, judge, shape};
 use std::sync::atomic::AtomicU64;
 
@@ -200,9 +200,9 @@ pub fn entries(bytes: &[u8]) {
         Slot::Leaf(leaf) => Some(leaf),
         _ => None,
     };
-    let mut list = List::default();
+    let mut scratch = Scratch::default();
 
-    match judge(Region(3), view(), &mut list) {
+    match judge(Region(3), view(), &mut scratch) {
         State::InOrder { base } => {
             for slot in 0..REGION_PAGES {
                 let leaf = leaf(slot).expect("all are leaves");
@@ -212,13 +212,14 @@ pub fn entries(bytes: &[u8]) {
             assert!(base.is_aligned(Order::REGION));
             assert_eq!(shape(view()), Shape::Broken);
         }
-        State::Astray { home, astray } => {
-            assert!(astray > 0 && astray <= REGION_PAGES);
-            let at_home = (0..REGION_PAGES)
-                .filter(|&slot| Mfn(leaf(slot).expect("a leaf").frame) == home.add(slot))
-                .count() as u64;
-            assert!(at_home == REGION_PAGES - astray || astray == REGION_PAGES);
-            assert_eq!(list.len(), REGION_PAGES);
+        State::Astray => {
+            let (home, astray) = (scratch.home(), scratch.astray());
+            assert!(!astray.is_empty());
+            for slot in 0..REGION_PAGES {
+                let frame = Mfn(leaf(slot).expect("all are leaves").frame);
+                assert_eq!(scratch.frame(slot), frame);
+                assert_eq!(astray.has(slot), frame != home.add(slot));
+            }
         }
         State::Not(_) => {}
     }

@@ -7,11 +7,11 @@ use crate::tables::{ACCESS_RWX, Effect, Failed, GFN_END, New, Tables, kind, orde
 use arch::{Format, Slot};
 use p2m::account::{Account, Outcome, Reason};
 use p2m::addr::{Gfn, Mfn, Order, REGION_PAGES, Region};
-use p2m::coalesce::{self, Mode};
+use p2m::coalesce::{self, Limits, Mode};
 use p2m::exchange::{Caller, End, Request, Scratch, Side};
-use p2m::frames::{Flushed, List, Loss, Pending};
+use p2m::frames::{Detached, Flushed, Loss, Pair, Pending};
 use p2m::ledger::{self, Book, Ledger, Next};
-use p2m::machine::{Block, Errno, Facts, Kind, Locked, Lookup, Machine, Purpose, View};
+use p2m::machine::{Block, Errno, Facts, Holder, Kind, Locked, Lookup, Machine, Purpose, View};
 use p2m::region::{Shape, shape};
 use p2m::trace::{Event, Record};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -33,7 +33,8 @@ pub enum Fallible {
     Freeze,
     Split,
     Reserve,
-    Hide,
+    Detach,
+    Conclude,
     Promote,
     /// Fails for a domain that has started to die only.
     Assign,
@@ -41,13 +42,14 @@ pub enum Fallible {
 }
 
 impl Fallible {
-    pub const ALL: [Fallible; 9] = [
+    pub const ALL: [Fallible; 10] = [
         Fallible::Alloc,
         Fallible::AllocAt,
         Fallible::Freeze,
         Fallible::Split,
         Fallible::Reserve,
-        Fallible::Hide,
+        Fallible::Detach,
+        Fallible::Conclude,
         Fallible::Promote,
         Fallible::Assign,
         Fallible::Read,
@@ -282,7 +284,9 @@ pub struct Host {
     pub watched: Vec<u64>,
     /// A digest of all that the core was ever told.
     pub answers: u64,
-    list: Anew<List>,
+    bench: Anew<coalesce::Scratch>,
+    /// Pages that the coalescer copies in one lock hold.
+    pub batch: u64,
     scratch: Anew<Scratch>,
     /// Trace records written.
     pub traced: Vec<(Event, Record)>,
@@ -382,7 +386,8 @@ impl Host {
             between: None,
             watched: Vec::new(),
             answers: 0,
-            list: Anew::default(),
+            bench: Anew::default(),
+            batch: coalesce::BATCH_DEFAULT,
             scratch: Anew::default(),
             traced: Vec::new(),
         }
@@ -642,6 +647,39 @@ impl Host {
         );
         frame.allocated = false;
         self.put_page(mfn);
+        true
+    }
+
+    /// The guest lets two pages trade places (`XENMEM_add_to_physmap` by way of a
+    /// hole). `false`: they are not both RAM.
+    pub fn swap(&mut self, a: Gfn, b: Gfn) -> bool {
+        let (Some((ma, kind::RAM_RW, _)), Some((mb, kind::RAM_RW, _))) =
+            (self.tables.translate(a), self.tables.translate(b))
+        else {
+            return false;
+        };
+        let special = self.heap.at(ma).special || self.heap.at(mb).special;
+        if a == b || special || self.dying() {
+            return false;
+        }
+        // The tables first, so that nothing fails half way.
+        for gfn in [a, b] {
+            if self.tables.split(gfn, Order::PAGE).1.is_err() {
+                return false;
+            }
+        }
+        for (gfn, mfn) in [(a, mb), (b, ma)] {
+            let new = New::Map(mfn, kind::RAM_RW, ACCESS_RWX);
+            assert!(
+                self.write(gfn, new, Order::PAGE).is_ok(),
+                "a table is there"
+            );
+            self.heap.m2p[mfn.0 as usize] = Some(gfn);
+        }
+        self.flush_guest();
+        let (ea, eb) = (self.expect.remove(&a.0), self.expect.remove(&b.0));
+        self.expect.extend(eb.map(|e| (a.0, e)));
+        self.expect.extend(ea.map(|e| (b.0, e)));
         true
     }
 
@@ -1209,11 +1247,7 @@ impl Host {
             let next = self.lock().ledger().next(now);
             match next {
                 Next::Look(region) => {
-                    let mut list = std::mem::take(&mut self.list);
-                    let mode = self.mode;
-                    let outcome = coalesce::heal(self, &mut list.0, region, mode, now);
-                    self.list = list;
-                    return Some((region, outcome));
+                    return Some((region, self.heal_now(region)));
                 }
                 Next::Survey(gib) => self.survey(gib),
                 Next::Grow(gib) => {
@@ -1234,6 +1268,20 @@ impl Host {
     pub fn surveyed(&mut self, region: Region) {
         self.book.survey(0, Box::default());
         self.book.touch(region, self.now);
+    }
+
+    /// Look at a region now, whether it is due or not.
+    pub fn heal_now(&mut self, region: Region) -> Outcome {
+        let mut bench = std::mem::take(&mut self.bench);
+        let limits = Limits {
+            mode: self.mode,
+            batch: self.batch,
+        };
+        let now = self.now;
+        let outcome = coalesce::heal(self, &mut bench.0, region, limits, now);
+
+        self.bench = bench;
+        outcome
     }
 
     fn survey(&mut self, gib: u64) {
@@ -1651,6 +1699,51 @@ impl Guard<'_> {
         );
     }
 
+    /// A frame that gets mapped is the guest's.
+    #[track_caller]
+    fn own_page(&self, what: &str, mfn: Mfn) {
+        let frame = *self.host.heap.at(mfn);
+
+        assert!(
+            // A dying domain's page may be on its way out already.
+            frame.state == State::Owned(Dom::Guest) && frame.allocated || self.host.dying(),
+            "{what}: {mfn:?} is mapped, and is {frame:?}"
+        );
+        if frame.state == State::Owned(Dom::Guest) {
+            assert_eq!(frame.data, Data::Of(Dom::Guest), "{mfn:?}");
+        }
+    }
+
+    /// The frame is an ordinary one of the guest, with nobody else's reference.
+    fn plain(&self, gfn: Gfn, mfn: Mfn) -> Result<(), Reason> {
+        let host = &*self.host;
+        let m2p = host.heap.m2p[mfn.0 as usize];
+        let frame = host.heap.at(mfn);
+
+        // An mfn comes from the table, so a frame of somebody else can only be
+        // one that the teardown of the guest has freed.
+        if frame.state != State::Owned(Dom::Guest) {
+            assert!(
+                host.facts.contains(Facts::DYING),
+                "{gfn:?} leads to {mfn:?}, {frame:?}"
+            );
+            return Err(Reason::Special);
+        }
+        if m2p != Some(gfn) || frame.special {
+            return Err(Reason::Special);
+        }
+        if frame.count == 0 {
+            return Err(Reason::Vanished);
+        }
+        if frame.types != 0 {
+            return Err(Reason::TypePinned);
+        }
+        if !frame.allocated || frame.count != 1 {
+            return Err(Reason::Pinned);
+        }
+        Ok(())
+    }
+
     /// What is overwritten is a mark, a hole, or a frame on its way out.
     #[track_caller]
     fn nothing_is_lost(&self, what: &str, gfn: Gfn, order: Order) {
@@ -1741,31 +1834,15 @@ impl Locked for Guard<'_> {
     fn freeze(&mut self, gfn: Gfn, mfn: Mfn) -> Result<(), Reason> {
         self.host.tick_at(mfn);
         let fails = self.host.fails(Fallible::Freeze);
-        let host = &mut *self.host;
-        let m2p = host.heap.m2p[mfn.0 as usize];
-        let frame = host.heap.at_mut(mfn);
-
-        // An mfn comes from the table, so a frame of somebody else can only be
-        // one that the teardown of the guest has freed.
-        if frame.state != State::Owned(Dom::Guest) {
-            assert!(
-                host.facts.contains(Facts::DYING),
-                "{gfn:?} leads to {mfn:?}, {frame:?}"
-            );
-            return Err(Reason::Special);
+        if let Err(reason) = self.plain(gfn, mfn) {
+            self.host.tell(reason as u8);
+            return Err(reason);
         }
-        if m2p != Some(gfn) || frame.special {
-            host.tell(1);
-            return Err(Reason::Special);
-        }
-        if frame.count == 0 {
-            host.tell(2);
-            return Err(Reason::Vanished);
-        }
-        if fails || frame.types != 0 || !frame.allocated || frame.count != 1 {
-            host.tell(3);
+        if fails {
+            self.host.tell(Reason::Pinned as u8);
             return Err(Reason::Pinned);
         }
+        let frame = self.host.heap.at_mut(mfn);
         frame.allocated = false;
         frame.count = 0;
         Ok(())
@@ -1858,12 +1935,12 @@ impl Locked for Guard<'_> {
         self.must("zap", gfn, New::Absent(kind::INVALID), order);
     }
 
-    fn hide(&mut self, _: &mut Pending<Panics>, gfn: Gfn) -> Result<(), Errno> {
+    fn detach(&mut self, _: &mut Pending<Panics>, region: Region) -> Option<Detached<Panics>> {
         self.host.tick();
-        if self.host.fails(Fallible::Hide) {
-            return Err(Errno::Nomem);
+        if self.host.fails(Fallible::Detach) {
+            return None;
         }
-        assert!(gfn.is_aligned(Order::REGION));
+        let gfn = region.start();
         self.fit(
             "hidden",
             gfn,
@@ -1874,8 +1951,113 @@ impl Locked for Guard<'_> {
             assert!(mfn.is_some(), "{:?} is hidden, and is not RAM", gfn.add(i));
         }
         self.host.unflushed = true;
-        self.must("hide", gfn, New::Absent(kind::MARK), Order::REGION);
+        let entry = self.host.tables.detach(gfn)?;
+        self.host.effect(Effect {
+            was_present: true,
+            ..Effect::default()
+        });
+        Some(Detached::new(region, entry))
+    }
+
+    fn redirect<'p>(&mut self, table: &Detached<Panics>, pairs: impl Iterator<Item = &'p Pair>) {
+        for pair in pairs {
+            let (gfn, mfn) = (pair.gfn(), pair.mfn());
+            self.host.tick_at(mfn);
+            assert_eq!(gfn.region(), table.region());
+            self.own_page("redirect", mfn);
+            let frame = *self.host.heap.at(mfn);
+            if frame.state == State::Owned(Dom::Guest) {
+                self.host.heap.m2p[mfn.0 as usize] = Some(gfn);
+            }
+            self.host.tables.redirect(table.entry(), gfn, mfn);
+        }
+    }
+
+    fn attach(&mut self, table: Detached<Panics>) {
+        self.host.tick();
+        self.host
+            .tables
+            .attach(table.region().start(), table.entry());
+        table.ended();
+    }
+
+    fn conclude(
+        &mut self,
+        _: &mut Pending<Panics>,
+        table: Detached<Panics>,
+        mfn: Mfn,
+        access: u8,
+    ) -> Result<(), Errno> {
+        self.host.tick();
+        let (gfn, entry) = (table.region().start(), table.entry());
+
+        self.host.tables.attach(gfn, entry);
+        for i in 0..REGION_PAGES {
+            assert_eq!(
+                self.host.tables.translate(gfn.add(i)),
+                Some((mfn.add(i), kind::RAM_RW, access)),
+                "a leaf changes {:?}",
+                gfn.add(i)
+            );
+        }
+        if self.host.fails(Fallible::Conclude) {
+            table.ended();
+            return Err(Errno::Nomem);
+        }
+        self.host.unflushed = true;
+        self.host.tables.detach(gfn);
+        let new = New::Map(mfn, kind::RAM_RW, access);
+        self.must("conclude", gfn, new, Order::REGION);
+        self.host.tables.drop_detached(entry);
+        self.host.effect(Effect {
+            dropped_table: true,
+            ..Effect::default()
+        });
+        table.ended();
         Ok(())
+    }
+
+    fn hide_page(&mut self, _: &mut Pending<Panics>, gfn: Gfn) {
+        self.host.tick();
+        self.fit(
+            "hidden",
+            gfn,
+            Facts::all() - Facts::CREATED - Facts::HAP - Facts::HAP_2MB,
+        );
+        let mfn = self.host.mfn(gfn).expect("a page to hide");
+        assert!(
+            self.host.heap.at(mfn).is_frozen() || self.host.dying(),
+            "{gfn:?} is hidden, and its frame is not frozen"
+        );
+        self.host.unflushed = true;
+        self.must("hide", gfn, New::Absent(kind::MARK), Order::PAGE);
+    }
+
+    fn movable(&mut self, gfn: Gfn, mfn: Mfn) -> Result<(), Reason> {
+        self.host.tick_at(mfn);
+        let found = self.plain(gfn, mfn);
+        self.host.tell(found.err().map(|reason| reason as u8));
+        found
+    }
+
+    fn holder(&mut self, mfn: Mfn) -> Holder {
+        if mfn.0 >= self.host.heap.len() {
+            return Holder::Other;
+        }
+        let holder = match (
+            self.host.heap.at(mfn).state,
+            self.host.heap.m2p[mfn.0 as usize],
+        ) {
+            (State::Free, _) => Holder::Free,
+            (State::Owned(Dom::Guest), Some(gfn)) => Holder::Own(gfn),
+            _ => Holder::Other,
+        };
+        self.host.tell(match holder {
+            Holder::Free => u64::MAX,
+            Holder::Own(gfn) => gfn.0,
+            Holder::Other => u64::MAX - 1,
+        });
+        holder
     }
 
     fn install(&mut self, _: &mut Pending<Panics>, gfn: Gfn, mfn: Mfn, order: Order, access: u8) {
@@ -1888,14 +2070,8 @@ impl Locked for Guard<'_> {
             let free = marked || self.host.is_hole(at) || self.host.mfn(at).is_some();
 
             assert!(free, "{at:?} is installed over something else");
-            assert!(
-                // A dying domain's page may be on its way out already.
-                frame.state == State::Owned(Dom::Guest) && frame.allocated || self.host.dying(),
-                "{:?} is mapped, and is {frame:?}",
-                mfn.add(i)
-            );
+            self.own_page("install", mfn.add(i));
             if frame.state == State::Owned(Dom::Guest) {
-                assert_eq!(frame.data, Data::Of(Dom::Guest), "{:?}", mfn.add(i));
                 self.host.heap.m2p[(mfn.0 + i) as usize] = Some(at);
             }
         }
@@ -1962,10 +2138,18 @@ impl Locked for Guard<'_> {
         self.host.tick_at(from);
         let source = *self.host.heap.at(from);
 
-        assert!(source.is_frozen(), "{from:?} is copied, and is not frozen");
+        // Or a page sits in a spare frame, where nobody has seen it yet.
+        let parked = source.state == State::Anonymous && source.data == Data::Of(Dom::Guest);
+        assert!(
+            source.is_frozen() || parked,
+            "{from:?} is copied, and is not frozen"
+        );
         self.host.nobody_reaches(from, false);
         let target = self.host.heap.at_mut(to);
-        assert_eq!(target.state, State::Anonymous, "{to:?} is overwritten");
+        assert!(
+            target.state == State::Anonymous || target.is_frozen(),
+            "{to:?} is overwritten, and is {target:?}"
+        );
         target.content = source.content;
         target.data = source.data;
     }
@@ -1975,6 +2159,10 @@ impl Locked for Guard<'_> {
         self.host.flush_guest();
         self.host.unflushed = false;
         pending.flushed()
+    }
+
+    fn ticks(&self) -> u64 {
+        self.host.calls
     }
 
     fn ledger(&mut self) -> &mut impl Ledger {

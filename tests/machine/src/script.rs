@@ -119,6 +119,15 @@ pub enum Op {
         step: u8,
         free: bool,
     },
+    /// Pages trade places: `pages` of them from `a` on with those from `b` on.
+    Swap {
+        a: u16,
+        b: u16,
+        pages: u16,
+        step: u8,
+    },
+    /// Pages that are copied in one lock hold.
+    Batch(u16),
     Exchange(Exchange),
     Pin(u16),
     UnpinAll,
@@ -263,6 +272,14 @@ pub fn play(host: &mut Host, op: &Op) {
                 host.other_free(before);
             }
         }
+        Op::Swap { a, b, pages, step } => {
+            for i in 0..u64::from(*pages) {
+                let a = Gfn((gfn_of(*a).0 + i) % GFN_MAX);
+                let b = Gfn((gfn_of(*b).0 + i * (u64::from(*step) + 1)) % GFN_MAX);
+                host.swap(a, b);
+            }
+        }
+        Op::Batch(pages) => host.batch = u64::from(*pages),
         Op::Exchange(exchange) => {
             let _ = exchange_and_compare(host, exchange);
         }
@@ -599,6 +616,9 @@ fn op(concurrent: bool, dying: bool) -> impl Strategy<Value = Op> {
             .prop_map(|(gfn, pages, step)| Op::BalloonOut { gfn, pages, step }),
         4 => (any::<u8>(), prop_oneof![1..4u16, 1..600u16], 0..4u8, any::<bool>())
             .prop_map(|(region, pages, step, free)| Op::Scatter { region, pages, step, free }),
+        4 => (gfn(), gfn(), prop_oneof![1..4u16, 1..600u16], 0..8u8)
+            .prop_map(|(a, b, pages, step)| Op::Swap { a, b, pages, step }),
+        1 => prop_oneof![0..600u16, Just(512)].prop_map(Op::Batch),
         10 => exchange().prop_map(Op::Exchange),
         2 => gfn().prop_map(Op::Pin),
         2 => Just(Op::UnpinAll),

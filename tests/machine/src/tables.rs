@@ -2,7 +2,7 @@
 //! Second-stage page tables as Xen builds them, in the processors' formats:
 //! `p2m-pt.c` (NPT) and `p2m-ept.c` (EPT).
 
-use arch::{ENTRIES, Ept, Format, LEVEL_BITS, Npt, PAGE_SHIFT, Slot, Table};
+use arch::{ENTRIES, Entry, Ept, Format, LEVEL_BITS, Npt, PAGE_SHIFT, Slot, Table};
 use p2m::addr::{Gfn, Mfn, Order};
 use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
@@ -398,6 +398,55 @@ impl Tables {
             effect.dropped_table = true;
         }
         Ok(effect)
+    }
+
+    /// Take the table of 4 KiB entries of a region out of the tree, with a mark in
+    /// its place; what led to it.
+    pub fn detach(&mut self, gfn: Gfn) -> Option<Entry> {
+        let (parent, index) = self.parent(gfn)?;
+        let bits = self.raw(parent, index);
+
+        self.write(parent, index, Entry::WAIT.0);
+        self.marks.extend(gfn.0..gfn.0 + order_of(2).pages());
+        Some(Entry(bits))
+    }
+
+    /// Put it back.
+    pub fn attach(&mut self, gfn: Gfn, entry: Entry) {
+        let hit = self.walk(gfn).expect("a region of a table");
+
+        assert_eq!(hit.level, 2, "{gfn:?} is mapped by a table already");
+        for g in gfn.0..gfn.0 + order_of(2).pages() {
+            self.marks.remove(&g);
+        }
+        self.write(hit.table, hit.index, entry.0);
+    }
+
+    /// Have an entry of a detached table lead to `mfn`.
+    pub fn redirect(&mut self, table: Entry, gfn: Gfn, mfn: Mfn) {
+        let table = (table.frame() - POOL_BASE) as usize;
+        let entry = self.pool[table].entry(gfn.0);
+
+        self.pool[table].set(gfn.0, entry.with_frame(mfn.0));
+    }
+
+    /// A detached table is not needed any more.
+    pub fn drop_detached(&mut self, table: Entry) {
+        self.dropped.push((table.frame() - POOL_BASE) as usize);
+    }
+
+    /// The table and the place in it of the entry that leads to the 4 KiB entries
+    /// of a region.
+    fn parent(&self, gfn: Gfn) -> Option<(usize, usize)> {
+        self.last_level(gfn)?;
+        let mut table = self.root;
+
+        for level in (3..=TOP).rev() {
+            if let Slot::Table { frame, .. } = self.read(table, index(gfn, level), level) {
+                table = (frame - POOL_BASE) as usize;
+            }
+        }
+        Some((table, index(gfn, 2)))
     }
 
     /// Let a new table say what one entry of `level` said.

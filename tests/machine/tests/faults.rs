@@ -40,6 +40,7 @@ fn corpus() -> Vec<(&'static str, Script, Deed)> {
         step,
         free,
     };
+    let swap = |a, b, pages, step| Op::Swap { a, b, pages, step };
     let out = |gfn, pages| Op::BalloonOut {
         gfn,
         pages,
@@ -69,6 +70,36 @@ fn corpus() -> Vec<(&'static str, Script, Deed)> {
             "migrate most",
             vec![Empty, Split],
             vec![scatter(500, 0, true)],
+            Deed::Heal,
+        ),
+        (
+            "complete two that are in each other's place",
+            vec![Empty, Split],
+            vec![swap(515, 600, 1, 0)],
+            Deed::Heal,
+        ),
+        (
+            "complete a permutation, in small batches",
+            vec![Empty, Split],
+            vec![Op::Batch(8), swap(512, 600, 40, 3)],
+            Deed::Heal,
+        ),
+        (
+            "complete by making another region make room",
+            vec![Split, Split],
+            vec![Op::Batch(9), swap(3, 515, 12, 2)],
+            Deed::Heal,
+        ),
+        (
+            "complete around a page that stays, far from most",
+            vec![Split, Split],
+            vec![swap(0, 512, 511, 0), Op::Pin(1023)],
+            Deed::Heal,
+        ),
+        (
+            "migrate two that are mixed up, in batches",
+            vec![Split, Split],
+            vec![Op::Batch(200), swap(0, 512, 512, 6), swap(3, 517, 300, 4)],
             Deed::Heal,
         ),
         (

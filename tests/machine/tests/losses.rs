@@ -130,7 +130,7 @@ fn a_page_is_copied_before_the_flush() {
     let mut locked = host.lock();
     let frozen = Frozen::freeze_all(&mut locked, &mut list).unwrap();
     let mut pending = Pending::new();
-    locked.hide(&mut pending, Gfn(0)).unwrap();
+    let _table = locked.detach(&mut pending, Region(0)).unwrap();
     locked.copy(frozen.pairs()[0].mfn(), block.mfn());
 }
 
@@ -173,7 +173,8 @@ fn a_region_out_of_order_is_promoted() {
 fn a_region_stays_hidden() {
     let mut host = host();
     let mut pending = Pending::new();
-    host.lock().hide(&mut pending, Gfn(0)).unwrap();
+    let table = host.lock().detach(&mut pending, Region(0)).unwrap();
+    table.ended();
     pending.unused();
 }
 
@@ -184,7 +185,8 @@ fn a_guest_waits_for_ever() {
     host.die();
     let mut pending = Pending::new();
     let mut locked = host.lock();
-    locked.hide(&mut pending, Gfn(0)).unwrap();
+    let table = locked.detach(&mut pending, Region(0)).unwrap();
+    table.ended();
     let _ = locked.flush(pending);
     drop(locked);
     // Not dying after all: only so that the check of the guard is passed by.

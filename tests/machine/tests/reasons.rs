@@ -6,7 +6,7 @@
 use arch::Format;
 use machine::host::{Act, Config, Host};
 use machine::tables::{ACCESS_RWX, kind};
-use p2m::account::{Outcome, Reason};
+use p2m::account::{Counter, Outcome, Reason};
 use p2m::addr::{Gfn, Order, Region};
 use p2m::coalesce::Mode;
 use p2m::machine::Facts;
@@ -118,10 +118,9 @@ fn whole_already() {
     let mut host = in_order();
     assert_eq!(outcome(&mut host), Some(Outcome::Promoted));
     // Not by an event, for a whole region is not queued.
-    let mut list = p2m::frames::List::default();
-    let outcome = p2m::coalesce::heal(&mut host, &mut list, REGION, Mode::Full, 0);
+    let outcome = host.heal_now(REGION);
     assert_eq!(outcome, Outcome::Refused(Reason::WholeAlready));
-    let outcome = p2m::coalesce::heal(&mut host, &mut list, Region(0), Mode::Full, 0);
+    let outcome = host.heal_now(Region(0));
     assert_eq!(outcome, Outcome::Refused(Reason::Empty));
     host.finish();
 }
@@ -295,4 +294,117 @@ fn recalculation() {
         assert_eq!(outcome(&mut host), Some(Outcome::Migrated));
         host.finish();
     }
+}
+
+/// Two regions in order, of which the second is looked at.
+fn two_regions(batch: u64) -> Host {
+    let mut host = Host::new(config());
+
+    host.batch = batch;
+    for region in [Region(0), REGION] {
+        assert!(host.populate(region.start(), Order::REGION, false));
+    }
+    host
+}
+
+fn now(host: &mut Host, region: Region) -> (Outcome, u64) {
+    let before = host.account.count(Counter::PagesCopied);
+    let outcome = host.heal_now(region);
+
+    host.check();
+    (outcome, host.account.count(Counter::PagesCopied) - before)
+}
+
+/// One copy for each page that only has to go to its place, one more for each
+/// cycle and for each page of another region that has to make room; in batches of
+/// any size.
+#[test]
+fn copies() {
+    for batch in [8, 9, 64, 512] {
+        // A cycle of two, and one of three.
+        let mut host = two_regions(batch);
+        assert!(host.swap(Gfn(520), Gfn(600)));
+        assert!(host.swap(Gfn(700), Gfn(701)) && host.swap(Gfn(701), Gfn(702)));
+        assert_eq!(now(&mut host, REGION), (Outcome::Completed, 7));
+        host.finish();
+
+        // Pages in each other's regions.
+        let mut host = two_regions(batch);
+        for i in 0..30 {
+            assert!(host.swap(Gfn(i * 3), Gfn(512 + i * 5)));
+        }
+        assert_eq!(now(&mut host, REGION), (Outcome::Completed, 60));
+        let (outcome, copies) = now(&mut host, Region(0));
+        assert_eq!(outcome, Outcome::Completed);
+        assert!((30..=60).contains(&copies), "{copies}");
+        host.finish();
+
+        // No memory, not even for one page: nothing is lost.
+        let mut host = two_regions(batch);
+        assert!(host.swap(Gfn(0), Gfn(512)));
+        host.config.watermark = u64::MAX / 2;
+        assert_eq!(
+            now(&mut host, REGION),
+            (Outcome::Refused(Reason::NoMemory), 0)
+        );
+        host.finish();
+
+        // Most is elsewhere: a fresh block costs less.
+        let mut host = two_regions(batch);
+        for i in 0..400 {
+            assert!(host.swap(Gfn(i), Gfn(512 + (i + 1) % 512)));
+        }
+        assert_eq!(now(&mut host, REGION), (Outcome::Migrated, 512));
+        host.finish();
+    }
+}
+
+/// A page that cannot move, and lies right, decides where the others go.
+#[test]
+fn anchored() {
+    let mut host = two_regions(128);
+    for i in 0..400 {
+        assert!(host.swap(Gfn(i), Gfn(512 + i)));
+    }
+    let home = host.mfn(Gfn(1023)).unwrap();
+    host.pin(Gfn(1023));
+    assert_eq!(now(&mut host, REGION).0, Outcome::Completed);
+    assert_eq!(host.mfn(Gfn(1023)), Some(home));
+    host.finish();
+
+    // Two of them do not agree.
+    let mut host = two_regions(128);
+    for i in 0..400 {
+        assert!(host.swap(Gfn(i), Gfn(512 + i)));
+    }
+    host.pin(Gfn(512));
+    host.pin(Gfn(1023));
+    assert_eq!(
+        now(&mut host, REGION),
+        (Outcome::Refused(Reason::Pinned), 0)
+    );
+    host.finish();
+
+    // The page that is to make room is pinned: to a fresh block instead.
+    let mut host = two_regions(128);
+    assert!(host.swap(Gfn(7), Gfn(519)) && host.pin(Gfn(7)));
+    assert_eq!(now(&mut host, REGION), (Outcome::Migrated, 512));
+    host.finish();
+}
+
+/// Somebody wants the CPU between two batches: what was moved stays, and the rest
+/// follows.
+#[test]
+fn interrupted() {
+    let mut host = scattered();
+    host.batch = 100;
+    host.preempt_every = 1;
+    assert_eq!(
+        now(&mut host, REGION),
+        (Outcome::Refused(Reason::Interrupted), 100)
+    );
+    host.preempt_every = 0;
+    assert_eq!(outcome(&mut host), Some(Outcome::Completed));
+    assert_eq!(host.account.count(Counter::PagesCopied), 512);
+    host.finish();
 }

@@ -69,7 +69,7 @@ impl Kind {
 }
 
 /// Why a region was left as it is; the index is the number in records and counters.
-pub const REASONS: [&str; 20] = [
+pub const REASONS: [&str; 23] = [
     "whole_already",
     "empty",
     "hole",
@@ -90,6 +90,9 @@ pub const REASONS: [&str; 20] = [
     "mode",
     "not_ready",
     "vanished",
+    "interrupted",
+    "type_pinned",
+    "cacheability",
 ];
 
 /// A reason in words, for a person.
@@ -115,6 +118,9 @@ pub fn explain(reason: &str) -> &'static str {
         "mode" => "the mode forbids what it would take",
         "not_ready" => "the machinery was not ready",
         "vanished" => "changed while it was looked at",
+        "interrupted" => "the CPU was wanted before all pages were moved",
+        "type_pinned" => "a page is in use by Xen as more than plain memory",
+        "cacheability" => "its pages are not all cached alike",
         _ => "",
     }
 }

@@ -307,6 +307,139 @@ static void bench_exchange_region(void)
     print("exchange_2m", t);
 }
 
+/*
+ * Swap the frames of two pages that both are RAM, by way of a hole: the tables
+ * of both regions are broken by it.
+ */
+static void swap(unsigned long x, unsigned long y, unsigned long hole)
+{
+    if ( x == y )
+        return;
+    co_expect("move", co_move(x, hole), 0);
+    co_expect("move", co_move(y, x), 0);
+    co_expect("move", co_move(hole, y), 0);
+}
+
+/* Ask for a region to be coalesced; what was copied, and what it all took. */
+static void act(const char *name, unsigned long region, unsigned int expected,
+                unsigned int copied)
+{
+    static struct co_info info[2];
+    uint64_t t;
+
+    co_expect("get_info", co_get_info(&info[0]), 0);
+    begin();
+    co_expect(name, co_coalesce_one(region, CO_MODE_FULL), expected);
+    t = ticks();
+    co_expect("get_info", co_get_info(&info[1]), 0);
+
+    printk("@count %s %" PRIu64 "\n", name, t);
+    printk("@count %s_hold %" PRIu64 "\n", name,
+           info[1].count[CO_HOLD_TICKS] - info[0].count[CO_HOLD_TICKS]);
+    printk("@count %s_copy %" PRIu64 "\n", name,
+           info[1].count[CO_COPY_TICKS] - info[0].count[CO_COPY_TICKS]);
+    co_expect("pages copied",
+              info[1].count[CO_PAGES_COPIED] - info[0].count[CO_PAGES_COPIED],
+              copied);
+}
+
+/*
+ * k pages of a region get other frames, and those that they had are free; where
+ * these come from are holes, for the time being.
+ */
+static void lose(unsigned long region, unsigned long from, unsigned int k)
+{
+    unsigned int i;
+    unsigned long page;
+
+    for ( i = 0; i < k; i++ )
+    {
+        page = region + i * (CO_REGION_PAGES / k);
+        co_expect("decrease", co_decrease(&page, 1, 0), 1);
+    }
+    for ( i = 0; i < k; i++ )
+        co_expect("move", co_move(from + (i * 7 + 3) % CO_REGION_PAGES,
+                                  region + i * (CO_REGION_PAGES / k)), 0);
+}
+
+static void refill(unsigned long from, unsigned int k)
+{
+    unsigned int i;
+    unsigned long page;
+
+    for ( i = 0; i < k; i++ )
+    {
+        page = from + (i * 7 + 3) % CO_REGION_PAGES;
+        co_expect("populate", co_populate(&page, 1, 0), 1);
+    }
+}
+
+/* What each act costs; "nothing" is a look at a region that is whole. */
+static void bench_acts(void)
+{
+    static const unsigned int some[] = { 1, 8, 64 };
+    static const char *const names[] = { "complete_1", "complete_8",
+                                         "complete_64" };
+    unsigned long hole = regions[7] + 5;
+    unsigned int i, refused = CO_REFUSED + CO_REASON_WHOLE_ALREADY;
+    uint8_t outcomes[REGIONS];
+
+    /* What was left broken by the others. */
+    for ( i = 0; i < REGIONS; i++ )
+        co_expect_true("a region is whole",
+                       co_coalesce_one(regions[i], CO_MODE_FULL) <= refused);
+
+    /* Bad calls. */
+    co_expect("a mode that does not exist",
+              co_coalesce(regions[0], 1, 4, outcomes), -EINVAL);
+    co_expect("a range that is not aligned",
+              co_coalesce(regions[0] + 1, 1, CO_MODE_FULL, outcomes), -EINVAL);
+    co_expect("a long range",
+              co_coalesce(regions[0], 4097, CO_MODE_FULL, outcomes), -EINVAL);
+    co_expect("a bad buffer",
+              co_coalesce(regions[0], 1, CO_MODE_FULL, _p(~0UL << 47)), -EFAULT);
+
+    co_expect("decrease", co_decrease(&hole, 1, 0), 1);
+    act("act_nothing", regions[0], refused, 0);
+    act("act_nothing", regions[0], refused, 0);
+
+    co_expect("move", co_move(regions[0] + 9, hole), 0);
+    co_expect("move", co_move(hole, regions[0] + 9), 0);
+    act("promote", regions[0], CO_PROMOTED, 0);
+
+    for ( i = 0; i < ARRAY_SIZE(some); i++ )
+    {
+        lose(regions[0], regions[1], some[i]);
+        act(names[i], regions[0], CO_COMPLETED, some[i]);
+        refill(regions[1], some[i]);
+        co_coalesce_one(regions[1], CO_MODE_FULL);
+    }
+
+    /* Two pages in each other's place: a cycle. */
+    swap(regions[0] + 8, regions[0] + 80, hole);
+    act("complete_cycle_2", regions[0], CO_COMPLETED, 3);
+
+    /* A page in the place of another region's, which has to make room. */
+    swap(regions[0] + 8, regions[1] + 80, hole);
+    act("complete_swap_1", regions[0], CO_COMPLETED, 2);
+    act("complete_swapped_1", regions[1], CO_COMPLETED, 1);
+
+    /* All over two regions: it is best to copy them. */
+    for ( i = 0; i < CO_REGION_PAGES; i++ )
+        swap(regions[0] + i, regions[1] + co_rand() % CO_REGION_PAGES, hole);
+    act("migrate", regions[0], CO_MIGRATED, CO_REGION_PAGES);
+    co_coalesce_one(regions[1], CO_MODE_FULL);
+
+    /* The same, as it is when the places are taken by others: none is free. */
+    for ( i = 0; i < CO_REGION_PAGES; i++ )
+        swap(regions[0] + i, regions[1] + co_rand() % CO_REGION_PAGES, hole);
+    co_coalesce_one(regions[1], CO_MODE_FULL);
+    co_coalesce_one(regions[0], CO_MODE_FULL);
+
+    co_expect("populate", co_populate(&hole, 1, 0), 1);
+    co_coalesce_one(regions[7], CO_MODE_FULL);
+}
+
 void test_main(void)
 {
     static struct co_info info;
@@ -346,6 +479,7 @@ void test_main(void)
         bench_exchange(1, "exchange_1");
         bench_exchange(CO_REGION_PAGES, "exchange_512");
         bench_exchange_region();
+        bench_acts();
 
         /* The same with the coalescer listening. */
         co_expect("set_mode", co_set_mode(CO_MODE_FULL), 0);

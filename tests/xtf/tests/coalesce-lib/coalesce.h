@@ -39,12 +39,37 @@ enum {
     CO_EXCHANGED_PAGES,
     CO_LONGEST_HOLD,
     CO_QUEUED,
+    CO_HOLD_TICKS,
+    CO_COPY_TICKS,
     CO_REFUSED = 16,            /* + reason */
     CO_COUNTS = 64,
 };
 
-#define CO_REASON_IOMMU  9
-#define CO_REASON_MODE   17
+enum {
+    CO_REASON_WHOLE_ALREADY,
+    CO_REASON_EMPTY,
+    CO_REASON_HOLE,
+    CO_REASON_PINNED,
+    CO_REASON_MEM_TYPE,
+    CO_REASON_ACCESS,
+    CO_REASON_SPECIAL,
+    CO_REASON_NO_MEMORY,
+    CO_REASON_DYING,
+    CO_REASON_IOMMU,
+    CO_REASON_ALTP2M,
+    CO_REASON_NESTED,
+    CO_REASON_POD,
+    CO_REASON_SHARING,
+    CO_REASON_LOGDIRTY,
+    CO_REASON_RECALC,
+    CO_REASON_COOLING,
+    CO_REASON_MODE,
+    CO_REASON_NOT_READY,
+    CO_REASON_VANISHED,
+    CO_REASON_INTERRUPTED,
+    CO_REASON_TYPE_PINNED,
+    CO_REASON_CACHEABILITY,
+};
 
 struct co_info {
     uint32_t mode;
@@ -68,6 +93,16 @@ void co_init(void);
 int co_set_mode(unsigned int mode);
 int co_get_info(struct co_info *info);
 int co_get_map(unsigned long first_gfn, unsigned int nr, uint8_t *map);
+
+/*
+ * Have regions coalesced now, as far as mode allows; outcomes, one for each, are
+ * CO_PROMOTED, CO_COMPLETED, CO_MIGRATED, or CO_REFUSED + reason.
+ */
+int co_coalesce(unsigned long first_gfn, unsigned int nr, unsigned int mode,
+                uint8_t *outcomes);
+
+/* The same for one region. */
+unsigned int co_coalesce_one(unsigned long first_gfn, unsigned int mode);
 
 /*
  * The audit of this domain: what its page table maps against the M2P, owners

@@ -96,12 +96,14 @@ void co_print_counts(const struct co_info *info)
         [CO_EXCHANGED_PAGES] = "exchanged_pages",
         [CO_LONGEST_HOLD] = "longest_hold",
         [CO_QUEUED] = "queued",
+        [CO_HOLD_TICKS] = "hold_ticks",
+        [CO_COPY_TICKS] = "copy_ticks",
     };
     static const char *const reasons[CO_COUNTS - CO_REFUSED] = {
         "whole_already", "empty", "hole", "pinned", "mem_type", "access",
         "special", "no_memory", "dying", "iommu", "altp2m", "nested", "pod",
         "sharing", "logdirty", "recalc", "cooling", "mode", "not_ready",
-        "vanished",
+        "vanished", "interrupted", "type_pinned", "cacheability",
     };
     unsigned int i;
 

@@ -70,6 +70,7 @@ struct abi_coalesce {
 #define ABI_COALESCE_get_info 1
 #define ABI_COALESCE_get_map  2
 #define ABI_COALESCE_audit    3
+#define ABI_COALESCE_now      4
     uint32_t mode;
     uint64_t first_gfn;
     uint32_t nr;

@@ -157,20 +157,22 @@ int co_audit(uint64_t found[CO_AUDITS])
     return 0;
 }
 
-int co_get_map(unsigned long first_gfn, unsigned int nr, uint8_t *map)
+/* One byte for each region, of which Xen may do fewer than were asked for. */
+static int each_region(unsigned int cmd, unsigned int mode,
+                       unsigned long first_gfn, unsigned int nr, uint8_t *bytes)
 {
     unsigned int done = 0;
 
-    /* Xen may describe fewer than were asked for, but at least one. */
     while ( done < nr )
     {
         struct abi_domctl op = {
             .cmd = ABI_DOMCTL_coalesce,
             .u.coalesce = {
-                .op = ABI_COALESCE_get_map,
+                .op = cmd,
+                .mode = mode,
                 .first_gfn = first_gfn + done * CO_REGION_PAGES,
                 .nr = nr - done,
-                .buffer = _u(map + done),
+                .buffer = _u(bytes + done),
             },
         };
         int rc = domctl(&op);
@@ -179,13 +181,35 @@ int co_get_map(unsigned long first_gfn, unsigned int nr, uint8_t *map)
             return rc;
 
         if ( !op.u.coalesce.nr || op.u.coalesce.nr > nr - done )
-            panic("get_map described %u of %u regions from %#lx on\n",
-                  op.u.coalesce.nr, nr - done, first_gfn);
+            panic("coalesce operation %u did %u of %u regions from %#lx on\n",
+                  cmd, op.u.coalesce.nr, nr - done, first_gfn);
 
         done += op.u.coalesce.nr;
     }
 
     return 0;
+}
+
+int co_get_map(unsigned long first_gfn, unsigned int nr, uint8_t *map)
+{
+    return each_region(ABI_COALESCE_get_map, 0, first_gfn, nr, map);
+}
+
+int co_coalesce(unsigned long first_gfn, unsigned int nr, unsigned int mode,
+                uint8_t *outcomes)
+{
+    return each_region(ABI_COALESCE_now, mode, first_gfn, nr, outcomes);
+}
+
+unsigned int co_coalesce_one(unsigned long first_gfn, unsigned int mode)
+{
+    uint8_t outcome = 0;
+    int rc = co_coalesce(first_gfn, 1, mode, &outcome);
+
+    if ( rc )
+        panic("Coalescing %#lx gives %d\n", first_gfn, rc);
+
+    return outcome;
 }
 
 unsigned int co_region_state(unsigned long first_gfn)

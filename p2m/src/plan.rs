@@ -1,0 +1,548 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Which page goes where: the moves that bring the pages of a region to their
+//! places in one block of machine memory.
+//!
+//! The place of a page may be one of our own frames (the *stock*: taken from the
+//! heap for this), or hold another page of the same domain. That page has to
+//! make room first. If it belongs to the region, its turn comes: following the
+//! frames that become free, a path of pages costs one copy for each, and a
+//! cycle one more. If it belongs elsewhere it moves to a spare frame, and the
+//! frame that the page of the region leaves is the next spare one.
+//!
+//! Planning changes nothing but the lists; it is done under the p2m lock, so what
+//! it saw is so.
+
+use crate::addr::{Gfn, Mfn, Order, REGION_PAGES, Region};
+use crate::frames::List;
+use crate::machine::{Block, Holder, Kind, Locked, Machine};
+use zerocopy::{FromZeros, Immutable, IntoBytes, KnownLayout};
+
+/// A set of numbers below 512: slots of a region, or places in a [`List`].
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromZeros, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Slots([u64; 8]);
+
+impl Slots {
+    /// None of them.
+    pub const NONE: Slots = Slots([0; 8]);
+
+    /// All of them.
+    pub const ALL: Slots = Slots([u64::MAX; 8]);
+
+    fn word(slot: u64) -> usize {
+        (slot / 64) as usize
+    }
+
+    fn bit(slot: u64) -> u64 {
+        1u64.wrapping_shl((slot % 64) as u32)
+    }
+
+    /// `slot` is one of them.
+    pub fn has(&self, slot: u64) -> bool {
+        self.0
+            .get(Self::word(slot))
+            .is_some_and(|word| word & Self::bit(slot) != 0)
+    }
+
+    /// Add `slot`.
+    pub fn insert(&mut self, slot: u64) {
+        if let Some(word) = self.0.get_mut(Self::word(slot)) {
+            *word |= Self::bit(slot);
+        }
+    }
+
+    /// Take `slot` out.
+    pub fn remove(&mut self, slot: u64) {
+        if let Some(word) = self.0.get_mut(Self::word(slot)) {
+            *word &= !Self::bit(slot);
+        }
+    }
+
+    /// There are none.
+    pub fn is_empty(&self) -> bool {
+        self.0 == [0; 8]
+    }
+
+    /// Take an aligned run out.
+    fn remove_run(&mut self, first: u64, order: Order) {
+        for i in 0..order.pages() {
+            self.remove(first.wrapping_add(i));
+        }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.0
+            .iter()
+            .fold(0, |n, word| n.wrapping_add(word.count_ones().into()))
+    }
+
+    /// Those and `other`.
+    pub fn with(mut self, other: Slots) -> Slots {
+        for (word, other) in self.0.iter_mut().zip(other.0) {
+            *word |= other;
+        }
+        self
+    }
+
+    /// Those but not `other`.
+    pub fn without(mut self, other: Slots) -> Slots {
+        for (word, other) in self.0.iter_mut().zip(other.0) {
+            *word &= !other;
+        }
+        self
+    }
+
+    /// The lowest `n`.
+    pub fn lowest(self, n: u64) -> Slots {
+        let mut some = Slots::default();
+
+        for (_, slot) in (0..n).zip(self.iter()) {
+            some.insert(slot);
+        }
+        some
+    }
+
+    /// The lowest.
+    pub fn first(&self) -> Option<u64> {
+        (0..8u64)
+            .zip(&self.0)
+            .find(|(_, word)| **word != 0)
+            .map(|(i, word)| {
+                i.wrapping_mul(64)
+                    .wrapping_add(word.trailing_zeros().into())
+            })
+    }
+
+    /// Each, from the lowest on.
+    pub fn iter(self) -> impl Iterator<Item = u64> {
+        let mut rest = self;
+
+        core::iter::from_fn(move || {
+            let slot = rest.first()?;
+            rest.remove(slot);
+            Some(slot)
+        })
+    }
+
+    /// Take out the largest aligned run that begins with the lowest.
+    pub fn take_run(&mut self) -> Option<(u64, Order)> {
+        let first = self.first()?;
+        let mut order = Order::PAGE;
+
+        while order < Order::REGION {
+            let larger = order.larger();
+            let whole = larger.aligns(first)
+                && (order.pages()..larger.pages()).all(|i| self.has(first.wrapping_add(i)));
+            if !whole {
+                break;
+            }
+            order = larger;
+        }
+        self.remove_run(first, order);
+        Some((first, order))
+    }
+}
+
+/// Frames of one aligned block of 2 MiB that the allocator gave us and that
+/// belong to no domain yet. They have to be given to a domain or freed.
+#[derive(Debug)]
+#[must_use = "frames that are dropped are lost to the machine"]
+pub struct Stock {
+    home: Mfn,
+    slots: Slots,
+}
+
+impl Stock {
+    /// No frame of the block that begins at `home`.
+    pub fn none(home: Mfn) -> Self {
+        Stock {
+            home,
+            slots: Slots::default(),
+        }
+    }
+
+    /// All of `block`, which is of [`Order::REGION`].
+    pub fn all(block: Block) -> Self {
+        Stock {
+            home: block.into_list(),
+            slots: Slots::ALL,
+        }
+    }
+
+    /// The first frame of the block, ours or not.
+    pub fn home(&self) -> Mfn {
+        self.home
+    }
+
+    /// Which frames are ours.
+    pub fn slots(&self) -> Slots {
+        self.slots
+    }
+
+    /// Take those of `slots` that are free from the heap. `false`: some are not.
+    pub fn fetch<M: Machine>(&mut self, machine: &mut M, slots: Slots) -> bool {
+        let lacking = slots.without(self.slots);
+        let got = machine.alloc_places(self.home, lacking);
+
+        self.slots = self.slots.with(got);
+        got == lacking
+    }
+
+    /// Make the frames at `used` the domain's. On failure, which means that it
+    /// is dying, some may be: those are not ours any more, and are returned.
+    pub fn assign<L: Locked>(&mut self, locked: &mut L, mut used: Slots) -> Result<(), u64> {
+        let mut assigned = 0;
+
+        while let Some((slot, order)) = used.take_run() {
+            if locked.assign(self.home.add(slot), order).is_err() {
+                return Err(assigned);
+            }
+            self.slots.remove_run(slot, order);
+            assigned = u64::wrapping_add(assigned, order.pages());
+        }
+        Ok(())
+    }
+
+    /// Give what is left back to the heap.
+    pub fn free<M: Machine>(mut self, machine: &mut M) {
+        while let Some((slot, order)) = self.slots.take_run() {
+            machine.free(Block::from_allocator(self.home.add(slot), order));
+        }
+    }
+}
+
+/// One copy.
+#[derive(Clone, Copy, Debug, FromZeros, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Move {
+    from: u64,
+    to: u64,
+}
+
+/// Most copies of one plan.
+const MOVES_MAX: usize = REGION_PAGES as usize;
+
+/// Copies to be made, one after the other.
+#[derive(Debug, FromZeros, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Moves {
+    len: u64,
+    items: [Move; MOVES_MAX],
+}
+
+impl Moves {
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn push(&mut self, from: Mfn, to: Mfn) {
+        if let Some(m) = self.items.get_mut(self.len as usize) {
+            *m = Move {
+                from: from.0,
+                to: to.0,
+            };
+            self.len = self.len.wrapping_add(1);
+        }
+    }
+
+    /// From and to.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Mfn, Mfn)> + '_ {
+        self.items
+            .iter()
+            .take(self.len as usize)
+            .map(|m| (Mfn(m.from), Mfn(m.to)))
+    }
+}
+
+/// A page of the region is parked in the spare block.
+const IN_BLOCK: u16 = u16::MAX;
+
+/// Room for one act on one region, about 34 KiB: it is memory and nothing else.
+#[derive(Debug, FromZeros, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Scratch {
+    /// The region's pages by slot: where they are, and after planning where
+    /// they are to be.
+    pub(crate) pages: List,
+    home: u64,
+    astray: Slots,
+    /// Pages that move, and where they were.
+    pub(crate) frozen: List,
+    /// Pages of other regions that make room, and where they go.
+    pub(crate) evicted: List,
+    /// The copies, in the order in which they have to be made.
+    pub(crate) moves: Moves,
+    /// For a page of the region that was parked, which of `frozen` it lies in.
+    parked_in: [u16; REGION_PAGES as usize],
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What a plan comes to; the moves themselves are in [`Scratch`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Plan {
+    /// Frames of the stock that get a page.
+    pub used: Slots,
+    /// Slots of the region whose frame changes.
+    pub touched: Slots,
+    /// Which of the frozen frames get another page and so stay the domain's.
+    pub kept: Slots,
+    /// The spare block got a page and becomes the domain's.
+    pub spare_used: bool,
+    /// Pages of the region that sit in a spare frame meanwhile.
+    parked: Slots,
+}
+
+/// A frame with nothing of value in it: the block that was given for this, or
+/// the n'th of the frozen ones.
+#[derive(Clone, Copy)]
+struct Spare {
+    mfn: Mfn,
+    index: Option<u64>,
+}
+
+impl Plan {
+    /// `spare` gets a page.
+    fn take(&mut self, spare: Spare) {
+        match spare.index {
+            Some(index) => self.kept.insert(index),
+            None => self.spare_used = true,
+        }
+    }
+
+    /// The page is gone again.
+    fn leave(&mut self, spare: Spare) {
+        match spare.index {
+            Some(index) => self.kept.remove(index),
+            None => self.spare_used = false,
+        }
+    }
+}
+
+impl Scratch {
+    /// Empty.
+    pub const fn new() -> Self {
+        Scratch {
+            pages: List::new(),
+            home: 0,
+            astray: Slots::NONE,
+            frozen: List::new(),
+            evicted: List::new(),
+            moves: Moves {
+                len: 0,
+                items: [Move { from: 0, to: 0 }; MOVES_MAX],
+            },
+            parked_in: [0; REGION_PAGES as usize],
+        }
+    }
+
+    /// The frame of the region's page at `slot`.
+    pub fn frame(&self, slot: u64) -> Mfn {
+        self.pages
+            .as_slice()
+            .get(slot as usize)
+            .map_or(Mfn(u64::MAX), |pair| pair.mfn())
+    }
+
+    fn set_frame(&mut self, slot: u64, mfn: Mfn) {
+        if let Some(pair) = self.pages.as_mut_slice().get_mut(slot as usize) {
+            pair.set_mfn(mfn);
+        }
+        // Even a spare frame may happen to be the right place.
+        if mfn == self.home().add(slot) {
+            self.astray.remove(slot);
+        } else {
+            self.astray.insert(slot);
+        }
+    }
+
+    /// Note which pages do not lie in their places in `home`.
+    pub fn aim(&mut self, home: Mfn) {
+        let mut at = home;
+
+        for (word, pages) in self
+            .astray
+            .0
+            .iter_mut()
+            .zip(self.pages.as_slice().chunks(64))
+        {
+            let mut bit = 1u64;
+            *word = 0;
+            for pair in pages {
+                if pair.mfn() != at {
+                    *word |= bit;
+                }
+                bit = bit.wrapping_shl(1);
+                at = at.add(1);
+            }
+        }
+        self.home = home.0;
+    }
+
+    /// The block that was last aimed at.
+    pub fn home(&self) -> Mfn {
+        Mfn(self.home)
+    }
+
+    /// Slots of pages that do not lie, or after planning will not lie, in their
+    /// places in it.
+    pub fn astray(&self) -> Slots {
+        self.astray
+    }
+
+    /// There is no room for `more` copies.
+    fn full(&self, more: u64, limit: u64) -> bool {
+        self.moves.len().saturating_add(more) > limit.min(MOVES_MAX as u64)
+            || self.frozen.len().saturating_add(more) > REGION_PAGES
+    }
+
+    /// Plan up to `limit` copies that bring pages of `region`, which
+    /// [`crate::region::judge`] has just listed, to their places in the block of
+    /// `stock`. `spare` is a frame of ours, for pages that have to make room;
+    /// `access` the permissions of the region's pages.
+    pub fn plan<L: Locked>(
+        &mut self,
+        locked: &mut L,
+        region: Region,
+        stock: &Stock,
+        spare: Option<Mfn>,
+        access: u8,
+        limit: u64,
+    ) -> Plan {
+        let mut plan = Plan::default();
+        let mut spare = spare.map(|mfn| Spare { mfn, index: None });
+        let home = stock.home();
+
+        self.frozen.clear();
+        self.evicted.clear();
+        self.moves.len = 0;
+        for slot in self.astray.iter() {
+            if self.frame(slot) == home.add(slot) {
+                // A path has led here.
+                continue;
+            }
+            if stock.slots().has(slot) {
+                if self.full(1, limit) {
+                    break;
+                }
+                plan.used.insert(slot);
+            } else {
+                if self.full(2, limit) {
+                    break;
+                }
+                let Some(room) = spare else { continue };
+                if !self.evict(&mut plan, locked, region, home.add(slot), room, access) {
+                    continue;
+                }
+                spare = None;
+            }
+            let left = self.follow(&mut plan, region, home, slot, limit);
+            spare = spare.or(left);
+        }
+        plan
+    }
+
+    /// Have the page in `frame` move to `room`. `false`: it cannot.
+    fn evict<L: Locked>(
+        &mut self,
+        plan: &mut Plan,
+        locked: &mut L,
+        region: Region,
+        frame: Mfn,
+        room: Spare,
+        access: u8,
+    ) -> bool {
+        let Holder::Own(gfn) = locked.holder(frame) else {
+            return false;
+        };
+        if gfn.region() == region {
+            let slot = gfn.slot();
+            if self.frame(slot) != frame || plan.parked.has(slot) {
+                return false;
+            }
+            if let Some(index) = self.parked_in.get_mut(slot as usize) {
+                *index = room.index.map_or(IN_BLOCK, |index| index as u16);
+            }
+            self.set_frame(slot, room.mfn);
+            plan.parked.insert(slot);
+            plan.touched.insert(slot);
+        } else {
+            if !can_make_room(locked, gfn, frame, Some(access)) {
+                return false;
+            }
+            self.evicted.push(gfn, room.mfn);
+        }
+        plan.take(room);
+        plan.kept.insert(self.frozen.len());
+        self.frozen.push(gfn, frame);
+        self.moves.push(frame, room.mfn);
+        true
+    }
+
+    /// Move the page at `slot` to its place, which is free; then the one whose
+    /// place became free by that, and so on. What is left in the end is a spare
+    /// frame.
+    fn follow(
+        &mut self,
+        plan: &mut Plan,
+        region: Region,
+        home: Mfn,
+        slot: u64,
+        limit: u64,
+    ) -> Option<Spare> {
+        let mut slot = slot;
+
+        loop {
+            let from = self.frame(slot);
+            let left = if plan.parked.has(slot) {
+                let index = self.parked_in.get(slot as usize).copied();
+                let left = Spare {
+                    mfn: from,
+                    index: index.filter(|i| *i != IN_BLOCK).map(u64::from),
+                };
+                plan.parked.remove(slot);
+                plan.leave(left);
+                left
+            } else {
+                let index = self.frozen.len();
+                self.frozen.push(region.start().add(slot), from);
+                Spare {
+                    mfn: from,
+                    index: Some(index),
+                }
+            };
+            self.moves.push(from, home.add(slot));
+            self.set_frame(slot, home.add(slot));
+            plan.touched.insert(slot);
+
+            let next = from.slot();
+            if from.align(Order::REGION) != home {
+                return Some(left);
+            }
+            if left.index.is_none() || self.frame(next) == from || self.full(1, limit) {
+                return None;
+            }
+            plan.take(left);
+            slot = next;
+        }
+    }
+}
+
+/// The page at `gfn`, outside the region that is worked on, is one that may be
+/// moved out of `frame`: its leaf is a small one, and nothing is special about
+/// it. (That nobody has a reference is found when it is frozen.)
+pub fn can_make_room<L: Locked>(locked: &mut L, gfn: Gfn, frame: Mfn, access: Option<u8>) -> bool {
+    let found = locked.lookup(gfn);
+
+    found.kind == Kind::Ram(frame)
+        && found.order == Order::PAGE
+        && access.is_none_or(|access| access == found.access)
+        && !locked.log_dirty_range(gfn.region())
+}
