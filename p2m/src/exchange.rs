@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! XENMEM_exchange for a translated (HAP) domain.
+//! XENMEM_exchange for a translated (HAP) domain; for others see [`pv`](crate::pv).
 //!
 //! A *chunk* is 2^max(in, out order) pages: the unit that is exchanged wholly
 //! or not at all, and by which `nr_exchanged` grows. As many chunks as fit in
@@ -28,6 +28,7 @@ use crate::addr::{Gfn, Mfn, Order, REGION_PAGES, Region};
 use crate::frames::{Frozen, List, Loss, Pair, Pending, Retired};
 use crate::machine::{Block, Errno, Facts, Kind, Locked, Machine, Purpose};
 use crate::placement::wanted;
+use crate::pv::Window;
 use crate::trace::{Event, Record};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -92,18 +93,60 @@ impl Request {
                 .filter(|&o| o <= Order::REGION)
                 .ok_or(Errno::Opnotsupp)
         };
+        let large = max_order >= Order::REGION.log2();
+
+        Self::checked(order(in_order)?, order(out_order)?, nr, done, large)
+    }
+
+    /// The same for a paravirtualised domain, whose chunks may have any size.
+    ///
+    /// # Errors
+    /// `Perm` where an order is beyond what the heap has, `Inval` as above.
+    pub fn paravirt(in_order: u32, out_order: u32, nr: u64, done: u64) -> Result<Self, Errno> {
+        let order = |log2| Order::new(log2).ok_or(Errno::Perm);
+
+        Self::checked(order(in_order)?, order(out_order)?, nr, done, false)
+    }
+
+    fn checked(
+        in_order: Order,
+        out_order: Order,
+        nr: u64,
+        done: u64,
+        large: bool,
+    ) -> Result<Self, Errno> {
         let request = Request {
-            in_order: order(in_order)?,
-            out_order: order(out_order)?,
+            in_order,
+            out_order,
             nr,
             done,
-            large: max_order >= Order::REGION.log2(),
+            large,
         };
 
         if done > nr || !request.chunk_in().aligns(done) || !request.chunk_in().aligns(nr) {
             return Err(Errno::Inval);
         }
         Ok(request)
+    }
+
+    /// The order of the extents of one side.
+    pub(crate) fn order(&self, side: Side) -> Order {
+        match side {
+            Side::In => self.in_order,
+            Side::Out => self.out_order,
+        }
+    }
+
+    /// The first extent of one side that is not done yet, and how many belong
+    /// to `chunks` chunks.
+    pub(crate) fn extents(&self, side: Side, chunks: u64) -> (u64, u64) {
+        let per_chunk = match side {
+            Side::In => self.chunk_in(),
+            Side::Out => self.chunk_out(),
+        };
+        let chunk = self.chunk_in().blocks_in(self.done);
+
+        (per_chunk.pages_in(chunk), per_chunk.pages_in(chunks))
     }
 
     /// Input extents exchanged so far: what goes into `nr_exchanged`.
@@ -191,6 +234,8 @@ pub struct Scratch {
     outputs: List,
     frozen: List,
     names: Names,
+    /// For a paravirtualised domain; nothing else is, there.
+    pub window: Window,
 }
 
 /// Finds out whether all gfns of a list are different, in one pass: a hash
@@ -252,14 +297,43 @@ impl Names {
 /// for that lies at most one batch of 512 pages, or 512 chunks that failed as a
 /// batch and are tried one by one.
 pub fn run<M: Caller>(machine: &mut M, request: &mut Request, scratch: &mut Scratch) -> End {
+    machine.account().add(Counter::ExchangeCalls, 1);
+    serve(&mut Served { machine, scratch }, request)
+}
+
+struct Served<'a, M> {
+    machine: &'a mut M,
+    scratch: &'a mut Scratch,
+}
+
+impl<M: Caller> Work for Served<'_, M> {
+    fn preempt(&mut self) -> bool {
+        self.machine.preempt()
+    }
+
+    fn batch(&mut self, request: &Request, chunks: u64) -> Result<Option<Errno>, Errno> {
+        batch(self.machine, request, chunks, self.scratch).map(|()| None)
+    }
+}
+
+/// What is different between domains with a second-stage table and without.
+pub(crate) trait Work {
+    fn preempt(&mut self) -> bool;
+
+    /// Exchange the next `chunks` chunks, or none. If there is an error
+    /// though they were exchanged, the call ends with that.
+    fn batch(&mut self, request: &Request, chunks: u64) -> Result<Option<Errno>, Errno>;
+}
+
+/// Batch after batch, and where one fails, chunk after chunk.
+pub(crate) fn serve(work: &mut impl Work, request: &mut Request) -> End {
     let chunk_in = request.chunk_in();
-    let batch_max = request.chunk_order().blocks_in(REGION_PAGES);
+    let batch_max = request.chunk_order().blocks_in(REGION_PAGES).max(1);
     let mut single = 0u64;
     let mut first = true;
 
-    machine.account().add(Counter::ExchangeCalls, 1);
     while request.done < request.nr {
-        if !first && machine.preempt() {
+        if !first && work.preempt() {
             return End::Preempted;
         }
         first = false;
@@ -267,11 +341,14 @@ pub fn run<M: Caller>(machine: &mut M, request: &mut Request, scratch: &mut Scra
         let left = chunk_in.blocks_in(request.nr.saturating_sub(request.done));
         let chunks = if single > 0 { 1 } else { batch_max.min(left) };
 
-        match batch(machine, request, chunks, scratch) {
-            Ok(()) => {
+        match work.batch(request, chunks) {
+            Ok(failed) => {
                 let extents = chunk_in.pages_in(chunks);
                 request.done = request.done.wrapping_add(extents);
                 single = single.saturating_sub(1);
+                if let Some(errno) = failed {
+                    return End::Failed(errno);
+                }
             }
             Err(_) if chunks > 1 => {
                 // Nothing is done yet: giving way now might go on for ever.
@@ -296,17 +373,15 @@ fn batch<M: Caller>(
         outputs,
         frozen,
         names,
+        ..
     } = scratch;
-    let chunk = request.chunk_in().blocks_in(request.done);
-    let read = |machine: &mut M, side, per_chunk: Order, list: &mut List| {
-        let first = per_chunk.pages_in(chunk);
-        list.fill(per_chunk.pages_in(chunks), |gfns| {
-            machine.read(side, first, gfns)
-        })
+    let read = |machine: &mut M, side, list: &mut List| {
+        let (first, count) = request.extents(side, chunks);
+        list.fill(count, |gfns| machine.read(side, first, gfns))
     };
 
-    read(machine, Side::In, request.chunk_in(), inputs)?;
-    read(machine, Side::Out, request.chunk_out(), outputs)?;
+    read(machine, Side::In, inputs)?;
+    read(machine, Side::Out, outputs)?;
     let pages = request.chunk_order().pages_in(chunks);
     let request = &request.gather(inputs, outputs);
 

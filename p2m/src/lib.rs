@@ -34,8 +34,8 @@
 //! compiler's business.
 //!
 //! Events feed the [`ledger`]; [`coalesce::step`] takes one region from it and
-//! carries out the cheapest sufficient act; [`exchange::run`] is the hypercall;
-//! [`account`] keeps the books.
+//! carries out the cheapest sufficient act; [`exchange::run`] is the hypercall, and [`pv::run`] that of domains without a
+//! second-stage table; [`account`] keeps the books.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -49,5 +49,6 @@ pub mod ledger;
 pub mod machine;
 pub mod placement;
 pub mod plan;
+pub mod pv;
 pub mod region;
 pub mod trace;

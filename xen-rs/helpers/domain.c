@@ -10,6 +10,11 @@
 #include <asm/paging.h>
 #include <xen-rs.h>
 
+bool xrs_domain_translated(const struct domain *d)
+{
+    return paging_mode_translate(d);
+}
+
 uint64_t xrs_domain_facts(const struct domain *d)
 {
     const struct p2m_domain *p2m = p2m_get_hostp2m(d);

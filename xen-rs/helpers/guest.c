@@ -14,6 +14,14 @@ int xrs_guest_read_extents(const struct xen_memory_exchange *exch, bool out,
            ? -EFAULT : 0;
 }
 
+int xrs_guest_write_extents(const struct xen_memory_exchange *exch,
+                            unsigned long first, unsigned long count,
+                            const xen_pfn_t *frames)
+{
+    return __copy_to_guest_offset(exch->out.extent_start, first, frames, count)
+           ? -EFAULT : 0;
+}
+
 int xrs_guest_write(const struct xen_domctl_coalesce *op, unsigned long offset,
                     const void *from, unsigned long bytes)
 {

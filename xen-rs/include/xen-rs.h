@@ -8,11 +8,10 @@
 #define XEN_RS_H
 
 #include <xen/coalesce.h>
+#include <xen/mm.h>
 #include <xen/sched.h>
 #include <public/domctl.h>
 #include <public/memory.h>
-
-struct page_info;
 
 /* Facts about a domain, as p2m/src/machine.rs: Facts has them. */
 #define XRS_FACT_HAP_2MB    (1UL << 0)
@@ -27,6 +26,7 @@ struct page_info;
 #define XRS_FACT_HAP        (1UL << 9)
 
 /* domain.c */
+bool xrs_domain_translated(const struct domain *d);
 uint64_t xrs_domain_facts(const struct domain *d);
 uint16_t xrs_domain_id(const struct domain *d);
 bool xrs_domain_dying(const struct domain *d);
@@ -41,6 +41,9 @@ void xrs_domain_crash(struct domain *d);
 int xrs_guest_read_extents(const struct xen_memory_exchange *exch, bool out,
                            unsigned long first, unsigned long count,
                            xen_pfn_t *gfns);
+int xrs_guest_write_extents(const struct xen_memory_exchange *exch,
+                            unsigned long first, unsigned long count,
+                            const xen_pfn_t *frames);
 int xrs_guest_write(const struct xen_domctl_coalesce *op, unsigned long offset,
                     const void *from, unsigned long bytes);
 
@@ -93,6 +96,22 @@ void xrs_page_set_m2p(unsigned long mfn, unsigned long gfn);
 void xrs_page_copy(unsigned long to, unsigned long from);
 const void *xrs_page_map(unsigned long mfn);
 void xrs_page_unmap(const void *va);
+
+/* pv.c */
+struct xrs_pv {
+    struct page_list_head stolen, fresh;
+};
+
+void xrs_pv_init(struct xrs_pv *x);
+int xrs_pv_steal(struct domain *d, struct xrs_pv *x, unsigned long mfn);
+void xrs_pv_restore(struct domain *d, struct xrs_pv *x);
+void xrs_pv_release(struct domain *d, struct xrs_pv *x);
+bool xrs_pv_alloc(struct domain *d, struct xrs_pv *x, unsigned int order,
+                  unsigned int memflags);
+void xrs_pv_free(struct xrs_pv *x, unsigned int order);
+unsigned long xrs_pv_next(const struct xrs_pv *x, unsigned long mfn);
+int xrs_pv_assign(struct domain *d, struct xrs_pv *x, unsigned int order);
+void xrs_pv_died(struct domain *d, struct xrs_pv *x, unsigned long pages);
 
 /* sched.c */
 bool xrs_sched_preempt(void);

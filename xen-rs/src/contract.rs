@@ -31,7 +31,7 @@ mod checks {
     };
     use crate::ffi::PageInfo;
     use crate::hypercall::{
-        DomctlCoalesce, EFAULT, EINVAL, ENODEV, ENOMEM, ERESTART, MODE_DEFAULT, MODE_FULL,
+        DomctlCoalesce, EFAULT, EINVAL, ENODEV, ENOMEM, ERESTART, ESRCH, MODE_DEFAULT, MODE_FULL,
         MODE_IN_PLACE, MODE_OFF, MemoryExchange, OP_AUDIT, OP_GET_INFO, OP_GET_MAP, OP_NOW,
         OP_SET_MODE, Reservation,
     };
@@ -141,6 +141,7 @@ mod checks {
         VTD_leaf = Vtd::LEAF.bits();
     }
     const_assert_eq!(xen::ENODEV as i32, -ENODEV);
+    const_assert_eq!(xen::ESRCH as i32, -ESRCH);
     const_assert_eq!(xen::ERESTART as i32, -ERESTART);
     const_assert_eq!(xen::EINVAL as i32, -EINVAL);
     const_assert_eq!(xen::EFAULT as i32, -EFAULT);

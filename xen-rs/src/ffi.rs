@@ -25,7 +25,14 @@ pub struct PageInfo {
     rest: UnsafeCell<u64>,
 }
 
+/// `struct xrs_pv`: two lists of pages, of which C knows the form. Not to be moved
+/// once `xrs_pv_init` has seen it.
+#[derive(Default)]
+#[repr(C)]
+pub struct PvLists([u64; 4]);
+
 unsafe extern "C" {
+    pub safe fn xrs_domain_translated(d: &Domain) -> bool;
     pub safe fn xrs_domain_facts(d: &Domain) -> u64;
     pub safe fn xrs_domain_id(d: &Domain) -> u16;
     pub safe fn xrs_domain_dying(d: &Domain) -> bool;
@@ -45,6 +52,13 @@ unsafe extern "C" {
         first: u64,
         count: u64,
         gfns: *mut u64,
+    ) -> c_int;
+    /// `frames` has `count`; no lock is held.
+    pub fn xrs_guest_write_extents(
+        exch: *const MemoryExchange,
+        first: u64,
+        count: u64,
+        frames: *const u64,
     ) -> c_int;
     /// `from` has `bytes`; not under the p2m lock.
     pub fn xrs_guest_write(
@@ -109,6 +123,19 @@ unsafe extern "C" {
     pub fn xrs_page_map(mfn: u64) -> *const c_void;
     /// `va` came from `xrs_page_map`.
     pub fn xrs_page_unmap(va: *const c_void);
+
+    pub safe fn xrs_pv_init(lists: &mut PvLists);
+    pub safe fn xrs_pv_steal(d: &Domain, lists: &mut PvLists, mfn: u64) -> c_int;
+    pub safe fn xrs_pv_restore(d: &Domain, lists: &mut PvLists);
+    pub safe fn xrs_pv_release(d: &Domain, lists: &mut PvLists);
+    pub safe fn xrs_pv_alloc(d: &Domain, lists: &mut PvLists, order: u32, memflags: u32) -> bool;
+    /// All fresh blocks have this order.
+    pub fn xrs_pv_free(lists: &mut PvLists, order: u32);
+    /// `mfn` is INVALID_MFN or a fresh block.
+    pub fn xrs_pv_next(lists: &PvLists, mfn: u64) -> u64;
+    /// All fresh blocks have this order.
+    pub fn xrs_pv_assign(d: &Domain, lists: &mut PvLists, order: u32) -> c_int;
+    pub safe fn xrs_pv_died(d: &Domain, lists: &mut PvLists, pages: u64);
 
     pub safe fn xrs_sched_preempt() -> bool;
     pub safe fn xrs_sched_softirq_pending() -> bool;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The hypercalls: XENMEM_exchange of a translated domain, and
+//! The hypercalls: XENMEM_exchange, and
 //! XEN_DOMCTL_coalesce.
 
 use core::ffi::c_int;
@@ -18,8 +18,9 @@ use p2m::region::shape;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::domain::{State, XenDomain, now_ms, state};
-use crate::ffi::{self, Domain};
+use crate::ffi::{self, Domain, PvLists};
 use crate::memory::XBox;
+use crate::pv::PvDomain;
 
 pub const MODE_DEFAULT: u32 = 0;
 pub const MODE_OFF: u32 = 1;
@@ -36,6 +37,7 @@ pub const EFAULT: i32 = -14;
 pub const EINVAL: i32 = -22;
 pub const ENODEV: i32 = -19;
 pub const ENOMEM: i32 = -12;
+pub const ESRCH: i32 = -3;
 /// Xen's own: the hypercall is to be continued.
 pub const ERESTART: i32 = -85;
 
@@ -72,9 +74,12 @@ pub struct DomctlCoalesce {
     pub buffer: u64,
 }
 
-/// Serve XENMEM_exchange for the translated domain `d`; `nr_exchanged` is
+/// Serve XENMEM_exchange for `d`; `nr_exchanged` is
 /// advanced. 0, `-ERESTART`, or another `-errno`.
 pub fn exchange(d: &Domain, call: &mut MemoryExchange, memflags: u32, max_order: u32) -> c_int {
+    if !ffi::xrs_domain_translated(d) {
+        return exchange_pv(d, call, memflags);
+    }
     let seen = *call;
     let request = Request::new(
         seen.input.extent_order,
@@ -100,11 +105,45 @@ pub fn exchange(d: &Domain, call: &mut MemoryExchange, memflags: u32, max_order:
 
     keep_scratch(scratch);
     call.nr_exchanged = request.done();
+    result(end)
+}
+
+fn result(end: End) -> c_int {
     match end {
         End::Done => 0,
         End::Preempted => ERESTART,
         End::Failed(errno) => negative(errno as u16),
     }
+}
+
+fn exchange_pv(d: &Domain, call: &mut MemoryExchange, memflags: u32) -> c_int {
+    let seen = *call;
+    let request = Request::paravirt(
+        seen.input.extent_order,
+        seen.output.extent_order,
+        seen.input.nr_extents,
+        seen.nr_exchanged,
+    );
+    let mut request = match request {
+        Ok(request) => request,
+        Err(errno) => return negative(errno as u16),
+    };
+    let Some(mut scratch) = take_scratch() else {
+        return ENOMEM;
+    };
+    let mut domain = PvDomain {
+        d,
+        memflags,
+        call: &seen,
+        lists: PvLists::default(),
+    };
+    // It stays where it is from here on.
+    ffi::xrs_pv_init(&mut domain.lists);
+    let end = p2m::pv::run(&mut domain, &mut request, &mut scratch.window);
+
+    keep_scratch(scratch);
+    call.nr_exchanged = request.done();
+    result(end)
 }
 
 /// Memory for the next call, whichever domain it is of: to get it anew would

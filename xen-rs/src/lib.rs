@@ -12,6 +12,7 @@ mod domain;
 mod ffi;
 mod hypercall;
 mod memory;
+mod pv;
 mod worker;
 
 use core::ffi::{c_int, c_void};

@@ -82,12 +82,14 @@ impl Place {
         }
     }
 
-    /// A guest by its name, or by its path if it has a slash.
+    /// A guest by its name (one for HVM, unless that begins with `pv64-`), or by its path if it has
+    /// a slash.
     pub fn guest(&self, name: &str) -> Result<PathBuf> {
         let path = if name.contains('/') {
             PathBuf::from(name)
         } else {
-            self.out.join("xtf").join(format!("test-hvm64-{name}"))
+            let environment = if name.starts_with("pv64-") { "" } else { "hvm64-" };
+            self.out.join("xtf").join(format!("test-{environment}{name}"))
         };
         ensure!(
             path.is_file(),

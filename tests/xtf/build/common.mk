@@ -8,7 +8,7 @@ $(error Run make in the xtf folder, not in the folder of one test: make TESTS=na
 endif
 
 # Further environments go here, with a block in arch/config.h and flags below.
-ALL_ENVIRONMENTS   := hvm64
+ALL_ENVIRONMENTS   := hvm64 pv64
 PV_ENVIRONMENTS    := $(filter pv%,$(ALL_ENVIRONMENTS))
 HVM_ENVIRONMENTS   := $(filter hvm%,$(ALL_ENVIRONMENTS))
 32BIT_ENVIRONMENTS := $(filter pv32% hvm32%,$(ALL_ENVIRONMENTS))
@@ -39,9 +39,11 @@ COMMON_CFLAGS += -mno-red-zone -mgeneral-regs-only -fcf-protection=none
 COMMON_AFLAGS := $(COMMON_FLAGS) -D__ASSEMBLY__
 
 flags-hvm64 := -m64 -DCONFIG_ENV_hvm64 -include arch/config.h
+flags-pv64 := -m64 -DCONFIG_ENV_pv64 -include arch/config.h
 
 LDFLAGS-hvm64 := -nostdlib -static -no-pie --fatal-warnings --no-warn-rwx-segments
 LDFLAGS-hvm64 += -z max-page-size=4096 -z noexecstack
+LDFLAGS-pv64 := $(LDFLAGS-hvm64)
 
 # object-rules(dir, env): how objects below $(dir) come from sources below ROOT
 define object-rules

@@ -12,9 +12,11 @@ all:
 obj-common := common/console.o common/report.o common/setup.o
 obj-common += common/string.o common/vsnprintf.o
 obj-hvm := arch/x86/hvm/head.o arch/x86/mm.o arch/x86/setup.o arch/x86/traps.o
+obj-pv := arch/x86/pv/head.o arch/x86/pv/setup.o
 obj-64 := arch/x86/entry_64.o
 
 obj-hvm64 := $(obj-common) $(obj-hvm) $(obj-64)
+obj-pv64 := $(obj-common) $(obj-pv)
 
 define env-rules
 dir := $(OUT)/obj/runtime/$(1)

@@ -3,7 +3,11 @@
 
 OUTPUT_FORMAT(elf64-x86-64)
 OUTPUT_ARCH(i386:x86-64)
+#ifdef CONFIG_PV
+ENTRY(pv_start)
+#else
 ENTRY(pvh_start)
+#endif
 
 PHDRS
 {

@@ -6,6 +6,7 @@
 #include <xen/arch-x86/xen.h>
 
 #define __HYPERVISOR_memory_op        12
+#define __HYPERVISOR_update_va_mapping 14
 #define __HYPERVISOR_xen_version      17
 #define __HYPERVISOR_console_io       18
 #define __HYPERVISOR_grant_table_op   20
@@ -17,6 +18,8 @@
 #define __HYPERVISOR_domctl           36
 
 #define CONSOLEIO_write 0
+
+#define UVMF_INVLPG 2
 
 #define DOMID_FIRST_RESERVED 0x7ff0U
 #define DOMID_SELF           0x7ff0U
@@ -60,6 +63,34 @@ struct shared_info {
     struct arch_shared_info arch;
 };
 typedef struct shared_info shared_info_t;
+
+/* What a PV domain is started with. */
+struct start_info {
+    char          magic[32];
+    unsigned long nr_pages;
+    unsigned long shared_info;  /* machine address */
+    uint32_t      flags;        /* SIF_* */
+    xen_pfn_t     store_mfn;
+    uint32_t      store_evtchn;
+    union {
+        struct {
+            xen_pfn_t mfn;
+            uint32_t  evtchn;
+        } domU;
+        struct {
+            uint32_t info_off;
+            uint32_t info_size;
+        } dom0;
+    } console;
+    unsigned long pt_base;      /* virtual address */
+    unsigned long nr_pt_frames;
+    unsigned long mfn_list;     /* virtual address */
+    unsigned long mod_start;
+    unsigned long mod_len;
+    char          cmd_line[1024];
+    unsigned long first_p2m_pfn;
+    unsigned long nr_p2m_frames;
+};
 
 #endif /* !__ASSEMBLY__ */
 

@@ -75,6 +75,8 @@ void co_init(void)
         rc = domctl(&op);
         if ( !rc )
             co_feature = CO_FEATURE_PRESENT;
+        else if ( rc == -ENODEV )
+            printk("Superpages of this domain are not looked after\n");
         else if ( rc == -ENOSYS )
             co_feature = CO_FEATURE_ABSENT;
         else

@@ -14,6 +14,11 @@
 # define CONFIG_64BIT 1
 # define CONFIG_PAGING_LEVELS 4
 # define ENVIRONMENT_DESCRIPTION "HVM 64bit (Long mode 4 levels)"
+#elif defined(CONFIG_ENV_pv64)
+# define CONFIG_PV 1
+# define CONFIG_64BIT 1
+# define CONFIG_PAGING_LEVELS 4
+# define ENVIRONMENT_DESCRIPTION "PV 64bit (Long mode 4 levels)"
 #else
 # error Unknown environment
 #endif

@@ -37,4 +37,19 @@ const struct xen_hvm_memmap_table_entry *
 /* Map all RAM of the memory map that the boot page tables leave out. */
 void init_pagetables(void);
 
+#ifdef CONFIG_PV
+
+/* The machine frame that the domain was built with. */
+unsigned long pfn_to_mfn(unsigned long pfn);
+
+static inline unsigned long virt_to_mfn(const void *va)
+{
+    return pfn_to_mfn(virt_to_pfn(va));
+}
+
+/* Map a machine frame (~0UL: none) at a page of the image.  0 or -errno. */
+int pv_map(void *va, unsigned long mfn, unsigned int flags);
+
+#endif /* CONFIG_PV */
+
 #endif /* XTF_X86_MM_H */

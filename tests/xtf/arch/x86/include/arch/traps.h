@@ -9,6 +9,10 @@
 /* NULL if the guest was not started through the PVH entry point. */
 extern xen_pvh_start_info_t *pvh_start_info;
 
+#ifdef CONFIG_PV
+extern struct start_info *pv_start_info;
+#endif
+
 void arch_init_traps(void);
 
 /* From the entry code.  Comes back only if execution can go on. */
