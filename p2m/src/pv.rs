@@ -156,8 +156,7 @@ impl<P: Paravirt> Served<'_, P> {
             let gfns = self.window.some(count.saturating_sub(done));
             let taken = gfns.len() as u64;
 
-            self.domain
-                .read(Side::In, first.wrapping_add(done), gfns)?;
+            self.domain.read(Side::In, first.wrapping_add(done), gfns)?;
             for &mut gfn in gfns {
                 for i in 0..order.pages() {
                     self.domain.steal(Mfn(gfn).add(i))?;

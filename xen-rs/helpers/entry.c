@@ -33,6 +33,14 @@ unsigned int xrs_sched_mode(void)
     return opt_mode;
 }
 
+static int __init cf_check start(void)
+{
+    rs_start();
+
+    return 0;
+}
+presmp_initcall(start);
+
 bool coalesce_work(void)
 {
     return rs_work();

@@ -129,6 +129,7 @@ void xrs_trace(uint32_t event, const void *words, unsigned int bytes);
 void noreturn xrs_bug(void);
 
 /* Rust. */
+void rs_start(void);
 bool rs_work(void);
 void rs_domain_start(struct domain *d);
 void rs_domain_destroy(void *state);

@@ -23,6 +23,12 @@ use crate::hypercall::{DomctlCoalesce, MemoryExchange};
 use crate::memory::XBox;
 use p2m::addr::Gfn;
 
+/// While booting, before there is any domain.
+#[unsafe(no_mangle)]
+extern "C" fn rs_start() {
+    hypercall::provide_scratch();
+}
+
 /// Idle vCPU context, no lock held.
 #[unsafe(no_mangle)]
 extern "C" fn rs_work() -> bool {

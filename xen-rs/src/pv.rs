@@ -25,9 +25,8 @@ impl Paravirt for PvDomain<'_> {
         let (out, room) = (side == Side::Out, gfns.len() as u64);
 
         // SAFETY: room for so many; no lock is held.
-        match unsafe {
-            ffi::xrs_guest_read_extents(self.call, out, first, room, gfns.as_mut_ptr())
-        } {
+        match unsafe { ffi::xrs_guest_read_extents(self.call, out, first, room, gfns.as_mut_ptr()) }
+        {
             0 => Ok(()),
             _ => Err(Errno::Fault),
         }

@@ -230,8 +230,6 @@ fn root(gib: u64) -> Option<XSlice<Slot<XBox<p2m::ledger::Leaf>>>> {
 
 /// `d` is complete: begin to remember it.
 pub fn domain_start(d: &Domain) {
-    crate::hypercall::provide_scratch();
-
     let last = Gfn(ffi::xrs_p2m_max_gfn(d));
     let gib = last.0.wrapping_shr(GIB_SHIFT);
 

@@ -88,8 +88,14 @@ impl Place {
         let path = if name.contains('/') {
             PathBuf::from(name)
         } else {
-            let environment = if name.starts_with("pv64-") { "" } else { "hvm64-" };
-            self.out.join("xtf").join(format!("test-{environment}{name}"))
+            let environment = if name.starts_with("pv64-") {
+                ""
+            } else {
+                "hvm64-"
+            };
+            self.out
+                .join("xtf")
+                .join(format!("test-{environment}{name}"))
         };
         ensure!(
             path.is_file(),
