@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-# shellcheck shell=busybox
+# shellcheck shell=dash
 #
 # What scenarios are made of. A function that fails ends the scenario, unless it is asked about.
 

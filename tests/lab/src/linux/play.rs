@@ -363,7 +363,8 @@ pub fn play(
     let Watcher { looks, faults, .. } = watcher;
     let mut story = Story::new(&outcome.lines, looks, outcome.wall);
     story.faults.extend(faults);
-    story.exchanges = count_lines(&steals);
+    story.exchanges = entered(&steals, steal_page);
+    // QEMU notes other things too, by the hundred megabytes.
     let _ = fs::remove_file(&steals);
     match unpack(&results, &file("results")) {
         Ok(()) => story.take_results(&file("results")),
@@ -385,8 +386,15 @@ fn module_name(path: &Path) -> String {
     path.to_string_lossy().replace(',', ",,")
 }
 
-fn count_lines(path: &Path) -> usize {
-    fs::read(path).map_or(0, |bytes| bytes.iter().filter(|&&b| b == b'\n').count())
+/// How often QEMU says that the code at an address was entered. The log has other lines too:
+/// `Trace 0: 0x7f… [cs_base/pc/flags/cflags] symbol` is what counts.
+fn entered(log: &Path, pc: u64) -> usize {
+    let word = format!("/{pc:016x}/");
+    let text = fs::read(log).unwrap_or_default();
+    text.split(|&byte| byte == b'\n')
+        .filter(|line| line.starts_with(b"Trace "))
+        .filter(|line| line.windows(word.len()).any(|part| part == word.as_bytes()))
+        .count()
 }
 
 fn unpack(tar: &Path, dir: &Path) -> Result<()> {
@@ -522,6 +530,20 @@ impl Watcher<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_entries_of_the_function_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let lines = "Trace 0: 0x7f12 [00000000/ffff82d0403179d0/0040b0b3/ff000200] \n\
+                     Trace 0: 0x7f34 [00000000/ffff82d0403179d8/0040b0b3/ff000200] \n\
+                     cpu_io_recompile: rewound execution of TB to ffff82d0403179d0\n\
+                     Trace 0: 0x7f12 [00000000/ffff82d0403179d0/0040b0b3/ff000200] \n";
+        fs::write(&log, lines).unwrap();
+        assert_eq!(entered(&log, 0xffff_82d0_4031_79d0), 2);
+        assert_eq!(entered(&log, 0xffff_82d0_4031_79d1), 0);
+        assert_eq!(entered(&dir.path().join("none"), 1), 0);
+    }
 
     #[test]
     fn a_symbol_is_found() {
