@@ -27,10 +27,16 @@ const INSTEAD: &[(&str, &str)] = &[
     ("exchange_1", "stock.decrease_1 + stock.populate_1"),
     ("exchange_512", "stock.decrease_512 + stock.populate_512"),
     ("exchange_2m", "stock.decrease_2m + stock.populate_2m"),
-    ("act_promote", "bare_copy_2m"),
-    ("act_complete_1", "bare_copy_2m"),
-    ("act_complete_16", "bare_copy_2m"),
-    ("act_migrate", "bare_copy_2m"),
+    ("act_nothing", "bare_copy_2m"),
+    ("promote", "bare_copy_2m"),
+    ("complete_1", "bare_copy_2m"),
+    ("complete_8", "bare_copy_2m"),
+    ("complete_64", "bare_copy_2m"),
+    ("complete_cycle_2", "bare_copy_2m"),
+    ("complete_swap_1", "bare_copy_2m"),
+    ("migrate", "bare_copy_2m"),
+    ("migrate_hold", "migrate_copy"),
+    ("complete_64_hold", "complete_64_copy"),
     ("listening_decrease_1", "stock.decrease_1"),
     ("listening_populate_1", "stock.populate_1"),
     ("listening_decrease_512", "stock.decrease_512"),
@@ -41,7 +47,7 @@ fn metric(name: &str, machine: &str) -> &'static str {
     match name {
         _ if machine == BUILD => "bytes",
         // How long a lock was held.
-        _ if name.starts_with("act_") => "instructions under the p2m lock",
+        _ if name.ends_with("_hold") => "instructions under the p2m lock",
         _ => "instructions",
     }
 }

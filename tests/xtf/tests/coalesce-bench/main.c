@@ -140,91 +140,6 @@ static void bench_bare_copy(void)
     print("bare_copy_2m", t);
 }
 
-/* Have Xen heal what is broken; the longest hold of its lock so far, in ticks. */
-static void heal(unsigned int mode, struct co_info *info)
-{
-    co_expect("set_mode", co_set_mode(mode), 0);
-    co_settle(regions, REGIONS);
-    co_expect("set_mode", co_set_mode(CO_MODE_OFF), 0);
-    co_expect("get_info", co_get_info(info), 0);
-}
-
-/*
- * What the acts cost: the p2m lock's longest hold, for each act in the order of
- * what it costs, so that the longest so far is always the last one's.
- */
-static void bench_acts(void)
-{
-    static struct co_info was, now;
-    static unsigned long x[CO_REGION_PAGES], y[CO_REGION_PAGES];
-    unsigned int i, nr;
-    uint64_t longest;
-
-    /* Whatever is broken since the domain was built, and can be healed. */
-    heal(CO_MODE_IN_PLACE, &was);
-
-    /* Placement finds the frame that was there, and all that is left is a write. */
-    co_expect("set_mode", co_set_mode(CO_MODE_IN_PLACE), 0);
-    x[0] = regions[0] + 100;
-    co_expect("decrease", co_decrease(x, 1, 0), 1);
-    co_expect("populate", co_populate(x, 1, 0), 1);
-    heal(CO_MODE_IN_PLACE, &now);
-    co_expect_true("a region was promoted in place",
-                   now.count[CO_PROMOTED] > was.count[CO_PROMOTED]);
-    longest = now.count[CO_LONGEST_HOLD];
-    print("act_promote", longest);
-
-    /* Frames of the second region's, while the first one's own stay free. */
-    for ( nr = 1; nr <= 16; nr *= 16 )
-    {
-        for ( i = 0; i < nr; i++ )
-        {
-            x[i] = regions[0] + 64 + 3 * i;
-            y[i] = regions[1] + 64 + 3 * i;
-        }
-        co_expect("decrease", co_decrease(x, nr, 0), nr);
-        for ( i = 0; i < nr; i++ )
-            co_expect("move", co_move(y[i], x[i]), 0);
-        was = now;
-        heal(CO_MODE_FULL, &now);
-        co_expect("regions completed",
-                  now.count[CO_COMPLETED] - was.count[CO_COMPLETED], 1);
-        co_expect("pages copied", now.count[CO_PAGES_COPIED] -
-                                  was.count[CO_PAGES_COPIED], nr);
-        co_expect_true("the more pages, the longer it takes",
-                       now.count[CO_LONGEST_HOLD] > longest);
-        longest = now.count[CO_LONGEST_HOLD];
-        print(nr == 1 ? "act_complete_1" : "act_complete_16", longest);
-        co_expect("populate", co_populate(y, nr, 0), nr);
-        heal(CO_MODE_FULL, &now);
-        longest = max(longest, now.count[CO_LONGEST_HOLD]);
-    }
-
-    /* Half of each in the other's places: nothing that could be put back. */
-    for ( i = 0; i < CO_REGION_PAGES / 2; i++ )
-    {
-        x[i] = regions[0] + 2 * i;
-        y[i] = regions[1] + 2 * i;
-    }
-    nr = CO_REGION_PAGES / 2;
-    co_expect("decrease", co_decrease(&regions[2], 1, 9), 1);
-    for ( i = 0; i < nr; i++ )
-    {
-        co_expect("move", co_move(x[i], regions[2]), 0);
-        co_expect("move", co_move(y[i], x[i]), 0);
-        co_expect("move", co_move(regions[2], y[i]), 0);
-    }
-    co_expect("populate", co_populate(&regions[2], 1, 9), 1);
-    was = now;
-    heal(CO_MODE_FULL, &now);
-    co_expect_true("regions were migrated",
-                   now.count[CO_MIGRATED] > was.count[CO_MIGRATED]);
-    print("act_migrate", now.count[CO_LONGEST_HOLD]);
-
-    for ( i = 0; i < REGIONS; i++ )
-        co_expect("whole", co_region_state(regions[i]), CO_REGION_WHOLE);
-}
-
 static void bench_pages(unsigned long nr, const char *out, const char *in)
 {
     unsigned int i;
@@ -467,8 +382,6 @@ void test_main(void)
     bench_nothing();
     bench_copy();
     bench_bare_copy();
-    if ( co_feature == CO_FEATURE_PRESENT )
-        bench_acts();
     bench_regions();
     bench_split();
     bench_regions();
