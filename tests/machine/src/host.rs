@@ -77,6 +77,8 @@ pub enum Act {
     OtherFree { which: u8 },
     /// A vCPU's TLB forgets a translation, as it may at any time.
     Evict { vcpu: u8, which: u8 },
+    /// Xen makes a page one of its own, if nobody has frozen it.
+    Special { gfn: u16 },
     /// A device reads or writes through its IOTLB, if there is one.
     Dma { gfn: u16, write: bool },
     /// Unless the core has the lock: the guest gives a page back and gets
@@ -1013,6 +1015,12 @@ impl Host {
                 let tlb = &mut self.tlbs[usize::from(vcpu) % VCPUS];
                 if !tlb.is_empty() {
                     tlb.remove(usize::from(which) % tlb.len());
+                }
+            }
+            Act::Special { gfn } => {
+                let mfn = self.mfn(gfn_of(gfn));
+                if mfn.is_some_and(|mfn| self.heap.at(mfn).count == 1) && !self.dying() {
+                    self.set_special(gfn_of(gfn), true);
                 }
             }
             Act::Dma { gfn, write } => self.dma(gfn_of(gfn), write),
