@@ -31,7 +31,7 @@ compile()
     done
     # shellcheck disable=SC2086 # a list
     { make -C "$tree/xen" O="$obj" olddefconfig &&
-      make -C "$tree/xen" O="$obj" -j"${JOBS:-$(nproc)}" include/xen/compile.h arch/x86/include/asm/asm-offsets.h &&
+      make -C "$tree/xen" O="$obj" -j"${JOBS:-$(nproc)}" include/xen/compile.h arch/x86/include/asm/asm-offsets.h arch/x86/asm-macros.i &&
       make -C "$tree/xen" O="$obj" -k -j"${JOBS:-$(nproc)}" $objects; } >"$out/logs/bisect.log" 2>&1 ||
         { grep -E 'error:|\*\*\*' "$out/logs/bisect.log" >&2; fail "$1 does not compile, see $out/logs/bisect.log"; }
     echo "  BISECT  $1"
