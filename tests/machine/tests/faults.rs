@@ -288,6 +288,18 @@ fn every_failure() {
     println!("faults: {runs} runs with a failure");
 }
 
+/// How many calls there were before the deed, and how many it makes if nobody
+/// interferes.
+fn undisturbed(script: &Script, deed: &Deed) -> (u64, u64) {
+    let mut host = prepare(script);
+    let first = host.calls;
+
+    act(&mut host, deed);
+    let count = host.calls - first;
+    host.finish();
+    (first, count)
+}
+
 #[test]
 fn dying_at_every_call() {
     let mut runs = 0u64;
@@ -297,13 +309,9 @@ fn dying_at_every_call() {
                 config,
                 ..script.clone()
             };
-            let mut host = prepare(&script);
-            let first = host.calls;
-            act(&mut host, &deed);
-            let last = host.calls;
-            host.finish();
+            let (first, count) = undisturbed(&script, &deed);
 
-            for call in some(last - first) {
+            for call in some(count) {
                 for teardown in [0, 7, 100_000] {
                     let mut host = prepare(&script);
                     host.die_at = Some(first + call);
@@ -347,13 +355,9 @@ fn meddling_at_every_call() {
                 config,
                 ..script.clone()
             };
-            let mut host = prepare(&script);
-            let first = host.calls;
-            act(&mut host, &deed);
-            let last = host.calls;
-            host.finish();
+            let (first, count) = undisturbed(&script, &deed);
 
-            for call in some(last - first) {
+            for call in some(count) {
                 for meddle in acts {
                     let mut host = prepare(&script);
                     host.meddle_at = Some((first + call, meddle));
