@@ -74,14 +74,6 @@ pub const BATCH_MAX: u64 = REGION_PAGES;
 pub const BATCH_DEFAULT: u64 = 128;
 
 impl Limits {
-    /// As far as `mode` allows, in batches of the usual size.
-    pub const fn new(mode: Mode) -> Self {
-        Limits {
-            mode,
-            batch: BATCH_DEFAULT,
-        }
-    }
-
     fn batch(&self) -> u64 {
         self.batch.clamp(BATCH_MIN, BATCH_MAX)
     }

@@ -33,9 +33,10 @@
 //! types in [`frames`] and [`machine`] make most of these rules the
 //! compiler's business.
 //!
-//! Events feed the [`ledger`]; [`coalesce::step`] takes one region from it and
-//! carries out the cheapest sufficient act; [`exchange::run`] is the hypercall, and [`pv::run`] that of domains without a
-//! second-stage table; [`account`] keeps the books.
+//! Events feed the [`ledger`]; [`coalesce::heal`] takes one region from it and
+//! carries out the cheapest sufficient act; [`pace`] says how much of that is done
+//! and for whom; [`exchange::run`] is the hypercall, and [`pv::run`] that of domains
+//! without a second-stage table; [`account`] keeps the books.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -47,6 +48,7 @@ pub mod exchange;
 pub mod frames;
 pub mod ledger;
 pub mod machine;
+pub mod pace;
 pub mod placement;
 pub mod plan;
 pub mod pv;

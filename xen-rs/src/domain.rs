@@ -14,6 +14,7 @@ use p2m::coalesce::Mode;
 use p2m::frames::{Detached, Flushed, Loss, Pair, Pending};
 use p2m::ledger::{Book, Leaf, Ledger, Slot};
 use p2m::machine::{Block, Errno, Facts, Holder, Kind, Locked, Lookup, Machine, Purpose, View};
+use p2m::pace::Tunables;
 use p2m::plan::Slots;
 use p2m::trace::{Event, Record, TRC_MEM_BASE};
 use zerocopy::IntoBytes;
@@ -32,9 +33,6 @@ pub const MEMF_NO_DMA: u32 = 1 << 3;
 pub const MEMF_NO_SCRUB: u32 = 1 << 8;
 
 const INVALID_MFN: u64 = u64::MAX;
-
-/// Free pages that the coalescer leaves to others: 8 MiB.
-const WATERMARK: u64 = 2048;
 
 bitflags! {
     /// `count_info` of a page (`asm/mm.h`).
@@ -102,7 +100,7 @@ impl State {
     /// How far the coalescer may go.
     pub fn mode(&self) -> Mode {
         match self.mode.load(Ordering::Relaxed) {
-            MODE_DEFAULT => named(ffi::xrs_sched_mode()),
+            MODE_DEFAULT => tunables().mode,
             own => named(own),
         }
     }
@@ -114,6 +112,14 @@ impl State {
             MODE_OFF..=MODE_FULL => Some(named(mode)),
             _ => None,
         }
+    }
+}
+
+/// What the operator has set.
+pub fn tunables() -> Tunables {
+    Tunables {
+        mode: named(ffi::xrs_sched_mode()),
+        ..Tunables::DEFAULT
     }
 }
 
@@ -134,9 +140,9 @@ pub fn state(d: &Domain) -> Option<&State> {
     unsafe { p.as_ref() }
 }
 
-/// Milliseconds since boot, as the ledger counts.
-pub fn now_ms() -> u64 {
-    ffi::xrs_sched_us() / 1000
+/// The time as the ledger counts it.
+pub fn ledger_time() -> u64 {
+    tunables().ledger_time(ffi::xrs_sched_us() / 1000)
 }
 
 /// What is dropped instead of ended must not exist: nothing defines this
@@ -195,9 +201,7 @@ impl XenDomain<'_> {
 
     /// The same for `pages` that will be overwritten.
     fn flags_near(&self, near: Mfn, pages: u64) -> Option<u32> {
-        let wanted = pages.wrapping_add(WATERMARK);
-
-        if ffi::xrs_heap_available() < wanted || page(near).is_none() {
+        if !tunables().may_take(pages, ffi::xrs_heap_available()) || page(near).is_none() {
             return None;
         }
         // SAFETY: `near` is a valid frame, as was just seen.

@@ -10,14 +10,14 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use p2m::account::{Counter, ENTRIES};
 use p2m::addr::{Gfn, Order, Region};
 use p2m::audit::{Audit, FINDINGS};
-use p2m::coalesce::{self, Limits, heal};
+use p2m::coalesce::{self, heal};
 use p2m::exchange::{End, Request, Scratch, run};
 use p2m::ledger::Ledger;
 use p2m::machine::{Locked, Machine};
 use p2m::region::shape;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::domain::{State, XenDomain, now_ms, state};
+use crate::domain::{State, XenDomain, ledger_time, state, tunables};
 use crate::ffi::{self, Domain, PvLists};
 use crate::memory::XBox;
 use crate::pv::PvDomain;
@@ -305,14 +305,14 @@ fn now(d: &Domain, state: &State, op: &mut DomctlCoalesce) -> Result<(), c_int> 
     check_range(op)?;
     let mode = state.mode_or(op.mode).ok_or(EINVAL)?;
     let mut scratch = XBox::<coalesce::Scratch>::zeroed().ok_or(ENOMEM)?;
-    let limits = Limits::new(mode);
+    let limits = tunables().limits(mode);
     let mut machine = XenDomain::new(d);
     let first = Gfn(op.first_gfn).region();
     let mut done = 0;
 
     while done < op.nr {
         let region = Region(first.0.wrapping_add(done.into()));
-        let outcome = heal(&mut machine, &mut scratch, region, limits, now_ms());
+        let outcome = heal(&mut machine, &mut scratch, region, limits, ledger_time());
 
         write(op, done.into(), &[outcome.index() as u8])?;
         done = done.wrapping_add(1);
@@ -380,7 +380,7 @@ pub unsafe fn event(state: &State, gfn: Gfn, order: u32, p2mt: u8) {
     if order >= Order::REGION.log2() {
         book.settled(gfn.region());
     } else if p2mt == crate::domain::P2M_RAM_RW {
-        book.touch(gfn.region(), now_ms());
+        book.touch(gfn.region(), ledger_time());
         state.alert();
     }
 }

@@ -6,18 +6,14 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use p2m::addr::{Gfn, Order};
-use p2m::coalesce::{Limits, Mode, Scratch, heal};
+use p2m::coalesce::{Mode, Scratch, heal};
 use p2m::ledger::{Ledger, Next, REACH_MAX, Slot};
 use p2m::machine::Machine;
 
-use crate::domain::{State, XenDomain, now_ms, state};
+use crate::domain::{State, XenDomain, ledger_time, state, tunables};
 use crate::ffi::{self, Domain};
 use crate::hypercall::listen;
 use crate::memory::{XBox, XSlice};
-
-/// Longest time before the idle loop is returned to, in microseconds; a step
-/// that has begun is finished.
-const BUDGET: u64 = 1000;
 
 /// How long to wait when there was no memory for a piece of ledger, in ms.
 const NO_MEMORY_WAIT: u64 = 1000;
@@ -79,7 +75,7 @@ pub fn work() -> bool {
     }
     // SAFETY: `BUSY` was won.
     let scratch = unsafe { &mut *BENCH.0.get() };
-    let until = ffi::xrs_sched_us().wrapping_add(BUDGET);
+    let until = ffi::xrs_sched_us().wrapping_add(tunables().budget_us);
     let more = loop {
         // An event from here on sets it again.
         ffi::xrs_sched_set_pending(false);
@@ -142,7 +138,7 @@ fn step(d: &Domain, state: &State, scratch: &mut Scratch) -> Step {
     if !state.hint.load(Ordering::Relaxed) || mode == Mode::Off {
         return Step::Idle;
     }
-    let now = now_ms();
+    let now = ledger_time();
     let mut machine = XenDomain::in_background(d);
     let next = {
         let mut locked = machine.lock();
@@ -160,12 +156,12 @@ fn step(d: &Domain, state: &State, scratch: &mut Scratch) -> Step {
 
     match next {
         Next::Look(region) => {
-            heal(&mut machine, scratch, region, Limits::new(mode), now);
+            heal(&mut machine, scratch, region, tunables().limits(mode), now);
             Step::Worked
         }
         Next::Survey(gib) => survey(&mut machine, gib, now),
         Next::Grow(gib) => grow(&mut machine, gib),
-        Next::Wait(ms) => Step::Wait(ms),
+        Next::Wait(time) => Step::Wait(tunables().until(time)),
         Next::Idle => Step::Idle,
     }
 }
