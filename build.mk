@@ -115,8 +115,12 @@ endif
 
 .PHONY: adversaries
 adversaries: mutations ## The core under every order of events, and broken in known ways
-	@echo '  ORDERS  cargo test --release $(APART:%=-p %)'
+	@echo '  ORDERS  cargo $(if $(NEXTEST),nextest,test) --release $(APART:%=-p %)'
+ifeq ($(NEXTEST),y)
+	@cargo nextest run --locked --release $(APART:%=-p %) --no-fail-fast --success-output immediate
+else
 	@cargo test -q --locked --release $(APART:%=-p %) -- --nocapture
+endif
 
 .PHONY: verify
 verify: ## The long form of the tests on the host: one table of properties and what was tried

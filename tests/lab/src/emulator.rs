@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -46,6 +46,18 @@ pub struct Launch {
 /// A kind of emulator.
 pub trait Emulator: Sync {
     fn launch(&self, boot: &Boot<'_>) -> Result<Launch>;
+
+    /// What of the system decides how a run ends: programs and firmware.
+    fn files(&self) -> Result<Vec<PathBuf>>;
+}
+
+/// Where the shell would find a program.
+fn program(name: &str) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(name))
+        .find(|file| file.is_file())
+        .with_context(|| format!("{name} is not there: `make -f build.mk deps` installs it"))
 }
 
 /// The emulator that a machine names.
@@ -61,11 +73,13 @@ pub fn by_name(name: &str) -> Result<&'static dyn Emulator> {
 #[derive(Clone, Copy, Debug)]
 pub struct Qemu;
 
+const QEMU: &str = "qemu-system-x86_64";
+
 impl Emulator for Qemu {
     fn launch(&self, boot: &Boot<'_>) -> Result<Launch> {
         let machine = boot.machine;
         let size = machine.memory_mib << 20;
-        let mut command = Command::new("qemu-system-x86_64");
+        let mut command = Command::new(QEMU);
         command
             .args(["-nodefaults", "-no-user-config", "-no-reboot"])
             .args(["-display", "none", "-serial", "stdio", "-accel", "tcg"])
@@ -109,6 +123,11 @@ impl Emulator for Qemu {
             files: None,
         })
     }
+
+    /// The firmware comes with the program, in the same version.
+    fn files(&self) -> Result<Vec<PathBuf>> {
+        Ok(vec![program(QEMU)?])
+    }
 }
 
 /// A comma separates modules, and two commas are one in a name.
@@ -136,6 +155,8 @@ fn qemu_layout(board: &str, size: u64) -> Result<Layout> {
 #[derive(Clone, Copy, Debug)]
 pub struct Bochs;
 
+const BOCHS: &str = "bochs";
+const GRUB: &str = "grub-mkrescue";
 const GRUB_MODULES: &str = "/usr/lib/grub/i386-pc";
 const BOCHS_BIOS: &str = "/usr/share/bochs/BIOS-bochs-latest";
 const BOCHS_VGABIOS: &str = "/usr/share/bochs/VGABIOS-lgpl-latest";
@@ -171,7 +192,7 @@ impl Emulator for Bochs {
         // Debian's Bochs has its debugger built in, which waits for a command.
         fs::write(files.path().join("commands"), "c\n")?;
 
-        let mut command = Command::new("bochs");
+        let mut command = Command::new(BOCHS);
         command
             .current_dir(files.path())
             .args(["-q", "-f", "bochsrc", "-rc", "commands"]);
@@ -182,6 +203,12 @@ impl Emulator for Bochs {
             ram: None,
             files: Some(files),
         })
+    }
+
+    fn files(&self) -> Result<Vec<PathBuf>> {
+        let firmware = [BOCHS_BIOS, BOCHS_VGABIOS].map(PathBuf::from);
+        let programs = [program(BOCHS)?, program(GRUB)?];
+        Ok(firmware.into_iter().chain(programs).collect())
     }
 }
 
@@ -231,7 +258,7 @@ fn make_cdrom(boot: &Boot<'_>, dir: &Path) -> Result<()> {
         ),
     )?;
 
-    let output = Command::new("grub-mkrescue")
+    let output = Command::new(GRUB)
         .args(["-d", GRUB_MODULES, "-o"])
         .arg(dir.join("cdrom.iso"))
         .args(["--install-modules=multiboot normal iso9660 biosdisk"])

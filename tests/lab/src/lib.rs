@@ -9,6 +9,7 @@
 //! - [`extract`]: Xen's trace buffers, read out of the machine's memory once it has stopped.
 //! - [`picture`]: the guest's memory as a picture.
 //! - [`figures`], [`spec`], [`bench`]: what guests counted, what was promised, and both as tables.
+//! - [`suite`], [`passed`]: the whole table, less what passed already with the same bytes.
 //! - [`lab`]: the above put together for one run.
 
 pub mod bench;
@@ -19,6 +20,7 @@ pub mod extract;
 pub mod figures;
 pub mod lab;
 pub mod linux;
+pub mod passed;
 pub mod picture;
 pub mod place;
 pub mod ram;

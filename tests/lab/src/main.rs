@@ -17,6 +17,7 @@ use regex::Regex;
 
 use lab::demo::{self, Live};
 use lab::lab::{Request, Xen, perform};
+use lab::passed::Passed;
 use lab::picture::Look;
 use lab::place::Place;
 use lab::tables::{DEFAULT_LIMIT, Scenario, Tables, check_flavour};
@@ -46,6 +47,10 @@ enum Command {
         /// Only tests of which TEST@MACHINE@FLAVOUR matches this regular expression
         #[arg(long, value_name = "RE")]
         filter: Option<Regex>,
+        /// Runs also what passed earlier with the same Xen, guest, machine and emulator; with a filter,
+        /// that is always so
+        #[arg(long)]
+        again: bool,
         /// How many CPUs to use [default: all]; a machine takes as many as it has
         #[arg(long, value_name = "N")]
         jobs: Option<usize>,
@@ -131,7 +136,11 @@ fn act(cli: Cli) -> Result<bool> {
     match cli.command {
         Command::List => list(&Tables::built_in()?).map(|()| true),
         Command::Run(args) => run(&Place::find(cli.out)?, &args),
-        Command::Test { filter, jobs } => test(&Place::find(cli.out)?, filter.as_ref(), jobs),
+        Command::Test {
+            filter,
+            again,
+            jobs,
+        } => test(&Place::find(cli.out)?, filter.as_ref(), again, jobs),
         Command::Spec { jobs } => measure(&Place::find(cli.out)?, jobs, false),
         Command::Bench { jobs } => measure(&Place::find(cli.out)?, jobs, true),
         Command::Demo { target } => show(&Place::find(cli.out)?, &target),
@@ -260,10 +269,12 @@ fn joined(words: &[&str]) -> String {
     words.join(" ")
 }
 
-fn test(place: &Place, filter: Option<&Regex>, jobs: Option<usize>) -> Result<bool> {
+fn test(place: &Place, filter: Option<&Regex>, again: bool, jobs: Option<usize>) -> Result<bool> {
     let tables = Tables::built_in()?;
     let cases = suite::cases(&tables, filter)?;
-    let results = suite::run(place, &cases, jobs_or_all(jobs), io::stderr().is_terminal());
+    let passed = (filter.is_none() && !again).then(|| Passed::load(place));
+    let bar = io::stderr().is_terminal();
+    let results = suite::run(place, &cases, jobs_or_all(jobs), bar, passed);
     let colour = Look::of_stdout().rich;
     println!("\n{}", suite::matrix(&cases, &results, colour));
     if filter.is_none() {
@@ -290,7 +301,8 @@ fn measure(place: &Place, jobs: Option<usize>, bench: bool) -> Result<bool> {
     let tables = Tables::built_in()?;
     let mut cases = suite::cases(&tables, None)?;
     cases.retain(|case| case.scenario.figures);
-    let results = suite::run(place, &cases, jobs_or_all(jobs), io::stderr().is_terminal());
+    let bar = io::stderr().is_terminal();
+    let results = suite::run(place, &cases, jobs_or_all(jobs), bar, None);
     let figures = suite::figures(place, &cases, &results)?;
     let mut good = results.iter().all(|done| done.passed);
 

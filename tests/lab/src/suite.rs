@@ -13,6 +13,7 @@ use regex::Regex;
 
 use crate::figures::Figures;
 use crate::lab::{Request, Xen, perform};
+use crate::passed::Passed;
 use crate::place::Place;
 use crate::tables::{FLAVOURS, Machine, Scenario, Tables};
 
@@ -75,6 +76,8 @@ pub struct Done {
     pub complaint: String,
     /// What the guest counted.
     pub counts: BTreeMap<String, u64>,
+    /// It was not run now: it passed earlier, and nothing has changed since.
+    pub earlier: bool,
 }
 
 /// Shows how far it is.
@@ -130,8 +133,14 @@ impl Progress {
 }
 
 /// Runs the cases, as many at once as `jobs` CPUs are enough for; the results are in the order of
-/// the cases.
-pub fn run(place: &Place, cases: &[Case<'_>], jobs: usize, bar: bool) -> Vec<Done> {
+/// the cases. With `passed`, what passed already is not run again.
+pub fn run(
+    place: &Place,
+    cases: &[Case<'_>],
+    jobs: usize,
+    bar: bool,
+    passed: Option<Passed>,
+) -> Vec<Done> {
     struct State {
         waiting: Vec<usize>,
         free: usize,
@@ -139,8 +148,29 @@ pub fn run(place: &Place, cases: &[Case<'_>], jobs: usize, bar: bool) -> Vec<Don
         results: Vec<Option<Done>>,
     }
 
+    let mut results = vec![None; cases.len()];
+    let mut digests = vec![None; cases.len()];
+    let passed = passed.map(|mut passed| {
+        for (index, case) in cases.iter().enumerate() {
+            // What cannot be read will be said by the run.
+            let digest = passed.digest(place, &case.request()).ok();
+            let pass = digest.as_ref().and_then(|d| passed.find(&case.title(), d));
+            results[index] = pass.map(|pass| Done {
+                passed: true,
+                wall: pass.wall,
+                complaint: String::new(),
+                counts: pass.counts.clone(),
+                earlier: true,
+            });
+            digests[index] = digest;
+        }
+        Mutex::new(passed)
+    });
+
     // What takes all CPUs comes first, so that nothing has to wait for them to be free together.
-    let mut waiting: Vec<usize> = (0..cases.len()).collect();
+    let mut waiting: Vec<usize> = (0..cases.len())
+        .filter(|&index| results[index].is_none())
+        .collect();
     waiting.sort_by_key(|&index| std::cmp::Reverse(weight(&cases[index], jobs)));
 
     let progress = Progress::new(cases.len(), bar);
@@ -149,7 +179,7 @@ pub fn run(place: &Place, cases: &[Case<'_>], jobs: usize, bar: bool) -> Vec<Don
         waiting,
         free: jobs.max(1),
         running: vec![],
-        results: vec![None; cases.len()],
+        results,
     });
     let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
 
@@ -178,6 +208,14 @@ pub fn run(place: &Place, cases: &[Case<'_>], jobs: usize, bar: bool) -> Vec<Don
             drop(guard);
 
             let done = run_case(place, case);
+            if let (true, Some(passed), Some(digest)) = (done.passed, &passed, &digests[index]) {
+                passed.lock().unwrap_or_else(PoisonError::into_inner).add(
+                    &title,
+                    digest.clone(),
+                    done.wall,
+                    &done.counts,
+                );
+            }
 
             guard = lock();
             guard.free += weight(case, jobs);
@@ -235,12 +273,14 @@ fn run_once(place: &Place, case: &Case<'_>) -> Done {
                 report.complaint()
             },
             counts: report.facts.counts,
+            earlier: false,
         },
         Err(error) => Done {
             passed: false,
             wall: Duration::ZERO,
             complaint: format!("  - it could not be run: {error:#}\n"),
             counts: BTreeMap::new(),
+            earlier: false,
         },
     }
 }
@@ -343,7 +383,9 @@ pub fn matrix(cases: &[Case<'_>], results: &[Done], colour: bool) -> String {
                 .map(|flavour| match cells.get(&(row, flavour)) {
                     None => Cell::new("-").set_alignment(CellAlignment::Right),
                     Some(done) => {
-                        let (word, paint) = if done.passed {
+                        let (word, paint) = if done.earlier {
+                            ("earlier", Color::DarkGreen)
+                        } else if done.passed {
                             ("pass", Color::Green)
                         } else {
                             ("FAIL", Color::Red)
@@ -362,8 +404,15 @@ pub fn matrix(cases: &[Case<'_>], results: &[Done], colour: bool) -> String {
 /// The last line of a run of tests.
 pub fn closing_line(results: &[Done]) -> String {
     let passed = results.iter().filter(|done| done.passed).count();
-    let mut line = String::new();
-    let _ = write!(line, "{passed} passed, {} failed", results.len() - passed);
+    let mut line = format!("{passed} passed, {} failed", results.len() - passed);
+    let earlier = results.iter().filter(|done| done.earlier).count();
+    if earlier > 0 {
+        let _ = write!(
+            line,
+            "; {earlier} of them passed earlier with the same Xen, guest, machine and emulator, and were \
+             not run again (--again runs them)"
+        );
+    }
     line
 }
 
@@ -415,6 +464,7 @@ mod tests {
                 wall: Duration::from_millis(1234 + n * n * n * 1000),
                 complaint: String::new(),
                 counts: BTreeMap::new(),
+                earlier: n == 1,
             })
             .collect();
         let text = matrix(&all, &results, false)
@@ -436,6 +486,7 @@ mod tests {
                 wall: Duration::ZERO,
                 complaint: String::new(),
                 counts: BTreeMap::new(),
+                earlier: false,
             })
             .collect();
         let text = coverage(&tables, &some, &results);
@@ -482,7 +533,7 @@ mod tests {
         let place = Place::find(Some(dir.path().to_owned())).unwrap();
         let tables = Tables::parse(MACHINES, SCENARIOS).unwrap();
         let all = cases(&tables, None).unwrap();
-        let results = run(&place, &all, 3, false);
+        let results = run(&place, &all, 3, false, Some(Passed::load(&place)));
         assert_eq!(closing_line(&results), "0 passed, 5 failed");
         assert!(
             results[4]

@@ -193,6 +193,10 @@ void co_fill(unsigned long gfn, uint32_t seed);
 /* Compares the whole page; says what is wrong. */
 bool co_check(unsigned long gfn, uint32_t seed);
 
+/* The same for one word of CO_TURNS; which ones is turn's to say. */
+#define CO_TURNS 8
+bool co_check_some(unsigned long gfn, uint32_t seed, unsigned int turn);
+
 /* No word of the page is one of co_fill()'s. */
 bool co_check_fresh(unsigned long gfn);
 
