@@ -23,8 +23,9 @@ src=$out/build/tree
 config=CONFIG_COALESCE=y
 case $flavour in
 release) ;;
-# DEBUG brings the assertions, the audit of the p2m and the checks of lock order.
-debug) config="$config CONFIG_DEBUG=y" ;;
+# DEBUG brings the assertions, the audit of the p2m and the checks of lock order;
+# performance counters are there to be tested.
+debug) config="$config CONFIG_DEBUG=y CONFIG_PERF_COUNTERS=y" ;;
 stock-release) src=$out/build/plain config= ;;
 stock-debug) src=$out/build/plain config=CONFIG_DEBUG=y ;;
 # The configuration file is part of the image, and names options that the other

@@ -7,6 +7,7 @@
 //! broken by forgetting one side of it.
 
 use core::sync::atomic::{AtomicU64, Ordering};
+use static_assertions::const_assert;
 
 /// Why a region was left as it is. The numbers are public
 /// (`XEN_DOMCTL_COALESCE_REASON_*`) and are never reused.
@@ -68,6 +69,49 @@ impl Reason {
     pub const COUNT: usize = 23;
 }
 
+/// What broke a leaf. The numbers are public (`XEN_DOMCTL_COALESCE_CAUSE_*`) and
+/// are never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Cause {
+    /// Nothing of what follows: populate-on-demand, paging, sharing, …
+    Other = 0,
+    /// A page was ballooned out (`XENMEM_decrease_reservation`).
+    Balloon = 1,
+    /// `XENMEM_exchange`.
+    Exchange = 2,
+    /// Something was mapped or moved: `XENMEM_add_to_physmap`, a grant, a
+    /// device's memory, another domain's page.
+    Map = 3,
+    /// Type, access or cacheability of a part of it was changed.
+    Type = 4,
+    /// Writes to a part of it are tracked.
+    LogDirty = 5,
+    /// It was executed, and superpages must not be (XSA-304).
+    Exec = 6,
+}
+
+impl Cause {
+    /// All of them, by number.
+    pub const ALL: [Cause; 7] = [
+        Cause::Other,
+        Cause::Balloon,
+        Cause::Exchange,
+        Cause::Map,
+        Cause::Type,
+        Cause::LogDirty,
+        Cause::Exec,
+    ];
+
+    /// The cause with this number; [`Cause::Other`] if there is none.
+    pub fn from_number(number: u32) -> Self {
+        usize::try_from(number)
+            .ok()
+            .and_then(|n| Self::ALL.get(n).copied())
+            .unwrap_or(Cause::Other)
+    }
+}
+
 /// Counters that are not refusals. The numbers are public
 /// (`XEN_DOMCTL_COALESCE_COUNT_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +127,7 @@ pub enum Counter {
     Migrated = 3,
     /// 4 KiB pages copied.
     PagesCopied = 4,
-    /// Leaves broken, by whomever.
+    /// Leaves broken, by whomever: the sum of all [`Cause`]s.
     Splits = 5,
     /// Leaves that an exchange could replace without breaking them.
     SplitsAvoided = 6,
@@ -107,6 +151,12 @@ pub const ENTRIES: usize = 64;
 
 /// Index of the first reason in the public array.
 pub const REASON_BASE: usize = 16;
+
+/// Index of the first cause of a split in the public array.
+pub const CAUSE_BASE: usize = 48;
+
+const_assert!(REASON_BASE + Reason::COUNT <= CAUSE_BASE);
+const_assert!(CAUSE_BASE + Cause::ALL.len() <= ENTRIES);
 
 /// What became of a region that was looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,6 +233,22 @@ impl Account {
         }
     }
 
+    /// A leaf was broken.
+    pub fn split(&self, cause: Cause) {
+        self.add(Counter::Splits, 1);
+        self.bump(CAUSE_BASE.wrapping_add(cause as usize), 1);
+    }
+
+    /// Each split has a cause.
+    pub fn splits_balance(&self) -> bool {
+        let by_cause = Cause::ALL
+            .iter()
+            .map(|&cause| self.get(CAUSE_BASE.wrapping_add(cause as usize)))
+            .fold(0u64, u64::wrapping_add);
+
+        self.count(Counter::Splits) == by_cause
+    }
+
     /// Count one look and its outcome.
     pub fn settle(&self, outcome: Outcome) {
         self.add(Counter::LookedAt, 1);
@@ -193,5 +259,35 @@ impl Account {
         if let Some(c) = self.counts.get(index) {
             c.fetch_add(n, Ordering::Relaxed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_found_by_their_numbers() {
+        for (number, cause) in (0..).zip(Cause::ALL) {
+            assert_eq!(Cause::from_number(number), cause);
+            assert_eq!(cause as u32, number);
+        }
+        for unknown in [Cause::ALL.len() as u32, 48, u32::MAX] {
+            assert_eq!(Cause::from_number(unknown), Cause::Other);
+        }
+    }
+
+    #[test]
+    fn each_split_has_a_cause() {
+        let account = Account::new();
+
+        for cause in Cause::ALL {
+            account.split(cause);
+            assert!(account.splits_balance());
+            assert_eq!(account.get(CAUSE_BASE + cause as usize), 1);
+        }
+        assert_eq!(account.count(Counter::Splits), Cause::ALL.len() as u64);
+        account.add(Counter::Splits, 1);
+        assert!(!account.splits_balance());
     }
 }

@@ -9,7 +9,7 @@ use static_assertions::const_assert_eq;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of [`Record`].
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// First of our numbers in Xen's trace class `TRC_MEM`.
 pub const TRC_MEM_BASE: u32 = 0x0010_f000 + 32;
@@ -19,7 +19,8 @@ pub const TRC_MEM_BASE: u32 = 0x0010_f000 + 32;
 #[repr(u8)]
 pub enum Event {
     /// A leaf was broken; `code` is the number of the level that it was at,
-    /// less one (1: 2M to 4K, 2: 1G to 2M).
+    /// less one (1: 2M to 4K, 2: 1G to 2M), `copied` the
+    /// [`crate::account::Cause`] (version 1 has none).
     Split = 0,
     /// 512 entries became one leaf, nothing was copied.
     Promote = 1,

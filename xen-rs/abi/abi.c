@@ -57,6 +57,25 @@ void xrs_abi(void)
     XEN_ABI_OFFSET(xen_domctl_coalesce, struct xen_domctl_coalesce, pad);
     XEN_ABI_OFFSET(xen_domctl_coalesce, struct xen_domctl_coalesce, buffer);
 
+    XEN_ABI_SIZE(xrs_knobs, struct xrs_knobs);
+    XEN_ABI_OFFSET(xrs_knobs, struct xrs_knobs, budget);
+    XEN_ABI_OFFSET(xrs_knobs, struct xrs_knobs, batch);
+    XEN_ABI_OFFSET(xrs_knobs, struct xrs_knobs, watermark);
+    XEN_ABI_OFFSET(xrs_knobs, struct xrs_knobs, cool_down);
+    XEN_ABI_OFFSET(xrs_knobs, struct xrs_knobs, share);
+    XEN_ABI(BUDGET_default, XRS_BUDGET_DEFAULT);
+    XEN_ABI(BUDGET_min, XRS_BUDGET_MIN);
+    XEN_ABI(BUDGET_max, XRS_BUDGET_MAX);
+    XEN_ABI(BATCH_default, XRS_BATCH_DEFAULT);
+    XEN_ABI(BATCH_min, XRS_BATCH_MIN);
+    XEN_ABI(BATCH_max, XRS_BATCH_MAX);
+    XEN_ABI(WATERMARK_default, XRS_WATERMARK_DEFAULT);
+    XEN_ABI(COOL_DOWN_default, XRS_COOL_DOWN_DEFAULT);
+    XEN_ABI(COOL_DOWN_min, XRS_COOL_DOWN_MIN);
+    XEN_ABI(COOL_DOWN_max, XRS_COOL_DOWN_MAX);
+    XEN_ABI(SHARE_default, XRS_SHARE_DEFAULT);
+    XEN_ABI(SHARE_max, XRS_SHARE_MAX);
+
     XEN_ABI(p2m_ram_rw, p2m_ram_rw);
     XEN_ABI(p2m_invalid, p2m_invalid);
     XEN_ABI(p2m_ram_logdirty, p2m_ram_logdirty);
@@ -102,6 +121,16 @@ void xrs_abi(void)
     XEN_ABI(AUDIT_xen_orphans, XEN_DOMCTL_COALESCE_AUDIT_xen_orphans);
     XEN_ABI(OP_now, XEN_DOMCTL_COALESCE_now);
     XEN_ABI(COUNT_reasons, XEN_DOMCTL_COALESCE_COUNT_reasons);
+    XEN_ABI(COUNT_splits_by, XEN_DOMCTL_COALESCE_COUNT_splits_by);
+    XEN_ABI(NAMED_counts, XRS_COUNTS);
+    XEN_ABI(NAMED_reasons, XRS_REASONS);
+    XEN_ABI(NAMED_causes, XRS_CAUSES);
+    XEN_ABI(CAUSE_balloon, XEN_DOMCTL_COALESCE_CAUSE_balloon);
+    XEN_ABI(CAUSE_exchange, XEN_DOMCTL_COALESCE_CAUSE_exchange);
+    XEN_ABI(CAUSE_map, XEN_DOMCTL_COALESCE_CAUSE_map);
+    XEN_ABI(CAUSE_type, XEN_DOMCTL_COALESCE_CAUSE_type);
+    XEN_ABI(CAUSE_logdirty, XEN_DOMCTL_COALESCE_CAUSE_logdirty);
+    XEN_ABI(CAUSE_exec, XEN_DOMCTL_COALESCE_CAUSE_exec);
 
     XEN_ABI(p2m_access_rwx, p2m_access_rwx);
     XEN_ABI(NPT_type, put_pte_flags(0x7fU << 12));
@@ -116,6 +145,13 @@ void xrs_abi(void)
     XEN_ABI(AMD_write, ((union amd_iommu_pte){ .iw = true }).raw);
     XEN_ABI(VTD_leaf, DMA_PTE_SP);
 
+    BUILD_BUG_ON((int)coalesce_by_other != XEN_DOMCTL_COALESCE_CAUSE_other);
+    BUILD_BUG_ON((int)coalesce_by_balloon != XEN_DOMCTL_COALESCE_CAUSE_balloon);
+    BUILD_BUG_ON((int)coalesce_by_exchange != XEN_DOMCTL_COALESCE_CAUSE_exchange);
+    BUILD_BUG_ON((int)coalesce_by_map != XEN_DOMCTL_COALESCE_CAUSE_map);
+    BUILD_BUG_ON((int)coalesce_by_type != XEN_DOMCTL_COALESCE_CAUSE_type);
+    BUILD_BUG_ON((int)coalesce_by_logdirty != XEN_DOMCTL_COALESCE_CAUSE_logdirty);
+    BUILD_BUG_ON((int)coalesce_by_exec != XEN_DOMCTL_COALESCE_CAUSE_exec);
     /* An unsigned long is a register, a frame number and a pointer. */
     BUILD_BUG_ON(sizeof(unsigned long) != 8 || sizeof(void *) != 8);
     BUILD_BUG_ON(sizeof(xen_pfn_t) != sizeof(uint64_t));

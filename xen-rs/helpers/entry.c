@@ -5,33 +5,9 @@
  */
 #include <xen/errno.h>
 #include <xen/init.h>
-#include <xen/param.h>
 #include <xen-rs.h>
 
 bool __read_mostly coalesce_pending;
-
-/* Values are those of XEN_DOMCTL_COALESCE_MODE_*. */
-static unsigned int __ro_after_init opt_mode = XEN_DOMCTL_COALESCE_MODE_full;
-
-static int __init cf_check parse_coalesce(const char *s)
-{
-    if ( !strcmp(s, "off") )
-        opt_mode = XEN_DOMCTL_COALESCE_MODE_off;
-    else if ( !strcmp(s, "in-place") )
-        opt_mode = XEN_DOMCTL_COALESCE_MODE_in_place;
-    else if ( !strcmp(s, "full") )
-        opt_mode = XEN_DOMCTL_COALESCE_MODE_full;
-    else
-        return -EINVAL;
-
-    return 0;
-}
-custom_param("coalesce", parse_coalesce);
-
-unsigned int xrs_sched_mode(void)
-{
-    return opt_mode;
-}
 
 static int __init cf_check start(void)
 {
@@ -67,7 +43,8 @@ void coalesce_event(struct domain *d, unsigned long gfn, unsigned int order,
 void coalesce_split(struct domain *d, unsigned long gfn, unsigned int level)
 {
     if ( unlikely(d->arch.coalesce) )
-        rs_split(d, d->arch.coalesce, gfn, level);
+        rs_split(d, d->arch.coalesce, gfn, level,
+                 current->arch.coalesce_cause);
 }
 
 mfn_t coalesce_place(struct domain *d, gfn_t gfn)
@@ -78,12 +55,38 @@ mfn_t coalesce_place(struct domain *d, gfn_t gfn)
 int coalesce_exchange(struct domain *d, struct xen_memory_exchange *exch,
                       unsigned int memflags, unsigned int max_order)
 {
-    return rs_exchange(d, exch, memflags, max_order);
+    enum coalesce_cause cause = coalesce_because(coalesce_by_exchange);
+    int rc = rs_exchange(d, exch, memflags, max_order);
+
+    coalesce_because(cause);
+
+    return rc;
 }
 
 int coalesce_domctl(struct domain *d, struct xen_domctl_coalesce *op)
 {
     return rs_domctl(d, op);
+}
+
+uint64_t coalesce_count(const struct domain *d, unsigned int index)
+{
+    return d->arch.coalesce ? rs_count(d, d->arch.coalesce, index) : 0;
+}
+
+unsigned int coalesce_get_mode(const struct domain *d)
+{
+    return d->arch.coalesce ? rs_get_mode(d->arch.coalesce)
+                            : XEN_DOMCTL_COALESCE_MODE_off;
+}
+
+int coalesce_set_mode(struct domain *d, unsigned int mode)
+{
+    return d->arch.coalesce ? rs_set_mode(d, d->arch.coalesce, mode) : -ENODEV;
+}
+
+void coalesce_mode_changed(void)
+{
+    rs_mode_changed();
 }
 
 /*

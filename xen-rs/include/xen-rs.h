@@ -86,6 +86,52 @@ void xrs_p2m_mark_dirty(struct domain *d, unsigned long gfn);
 void xrs_p2m_invalidate_mapcache(struct domain *d);
 int xrs_p2m_audit(struct domain *d, uint64_t bad[3]);
 
+/* knobs.c */
+struct xrs_knobs {
+    uint32_t mode;              /* XEN_DOMCTL_COALESCE_MODE_*, but default */
+    uint32_t budget;            /* us, then the idle loop is returned to */
+    uint32_t batch;             /* pages copied in one hold of the p2m lock */
+    uint32_t watermark;         /* KiB of free memory that are left to others */
+    uint32_t cool_down;         /* ms, doubles each time a region breaks again */
+    uint32_t share;             /* percent of a CPU's time if none is idle */
+};
+extern struct xrs_knobs xrs_knobs;
+
+#define XRS_BUDGET_DEFAULT      1000
+#define XRS_BUDGET_MIN          50
+#define XRS_BUDGET_MAX          100000
+#define XRS_BATCH_DEFAULT       128
+#define XRS_BATCH_MIN           8
+#define XRS_BATCH_MAX           512
+#define XRS_WATERMARK_DEFAULT   8192
+#define XRS_WATERMARK_MAX       (1U << 30)
+#define XRS_COOL_DOWN_DEFAULT   16
+#define XRS_COOL_DOWN_MIN       1
+#define XRS_COOL_DOWN_MAX       60000
+#define XRS_SHARE_DEFAULT       0
+#define XRS_SHARE_MAX           50
+
+struct xrs_knob {
+    const char *name;
+    uint32_t *value, min, max;
+    bool size;                  /* may have a unit; in KiB */
+};
+
+#define XRS_KNOBS 5
+extern const struct xrs_knob xrs_knob_table[XRS_KNOBS];
+#define XRS_MODES (XEN_DOMCTL_COALESCE_MODE_full + 1)
+extern const char *const xrs_mode_names[XRS_MODES];
+
+int xrs_knob_set(const struct xrs_knob *knob, uint64_t value);
+
+/* names.c: what Rust has more of needs a name there. */
+#define XRS_COUNTS  (XEN_DOMCTL_COALESCE_COUNT_copy_ticks + 1)
+#define XRS_REASONS (XEN_DOMCTL_COALESCE_REASON_cacheability + 1)
+#define XRS_CAUSES  (XEN_DOMCTL_COALESCE_CAUSE_exec + 1)
+extern const char *const xrs_count_names[XRS_COUNTS];
+extern const char *const xrs_reason_names[XRS_REASONS];
+extern const char *const xrs_cause_names[XRS_CAUSES];
+
 /* page.c */
 struct page_info *xrs_page(unsigned long mfn);
 const struct domain *xrs_page_owner(const struct page_info *pg);
@@ -121,9 +167,10 @@ uint64_t xrs_sched_ticks(void);
 void xrs_sched_set_pending(bool pending);
 bool xrs_sched_is_pending(void);
 void xrs_sched_wake(uint64_t ms);
-unsigned int xrs_sched_mode(void);
 
 /* trace.c */
+void xrs_check(bool holds);
+void xrs_perfc(unsigned int event, unsigned int copied);
 bool xrs_trace_on(void);
 void xrs_trace(uint32_t event, const void *words, unsigned int bytes);
 void noreturn xrs_bug(void);
@@ -136,11 +183,22 @@ void rs_domain_destroy(void *state);
 void rs_event(void *state, unsigned long gfn, unsigned int order,
               unsigned int p2mt);
 void rs_split(struct domain *d, void *state, unsigned long gfn,
-              unsigned int level);
+              unsigned int level, unsigned int cause);
 unsigned long rs_place(struct domain *d, unsigned long gfn);
 int rs_exchange(struct domain *d, struct xen_memory_exchange *exch,
                 unsigned int memflags, unsigned int max_order);
 int rs_domctl(struct domain *d, struct xen_domctl_coalesce *op);
+uint64_t rs_count(const struct domain *d, const void *state,
+                  unsigned int index);
+unsigned int rs_get_mode(const void *state);
+int rs_set_mode(struct domain *d, void *state, unsigned int mode);
+void rs_mode_changed(void);
+
+/* entry.c, for the others here. A domain without state has nothing. */
+uint64_t coalesce_count(const struct domain *d, unsigned int index);
+unsigned int coalesce_get_mode(const struct domain *d);
+int coalesce_set_mode(struct domain *d, unsigned int mode);
+void coalesce_mode_changed(void);
 
 #endif /* XEN_RS_H */
 

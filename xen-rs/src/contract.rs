@@ -29,7 +29,7 @@ mod checks {
         INVALID_M2P, MEMF_NO_DMA, MEMF_NO_SCRUB, P2M_INVALID, P2M_MMIO_DM, P2M_POD, P2M_RAM_RW,
         PGT_COUNT_MASK, PageCount,
     };
-    use crate::ffi::PageInfo;
+    use crate::ffi::{Knobs, PageInfo};
     use crate::hypercall::{
         DomctlCoalesce, EFAULT, EINVAL, ENODEV, ENOMEM, ERESTART, ESRCH, MODE_DEFAULT, MODE_FULL,
         MODE_IN_PLACE, MODE_OFF, MemoryExchange, OP_AUDIT, OP_GET_INFO, OP_GET_MAP, OP_NOW,
@@ -38,10 +38,12 @@ mod checks {
     use arch::device::{Amd, Vtd};
     use arch::{Ept, Npt, SW_TYPE_RAM_LOGDIRTY, SW_TYPE_RAM_RO};
     use memoffset::offset_of;
-    use p2m::account::REASON_BASE;
+    use p2m::account::{CAUSE_BASE, Cause, Counter, REASON_BASE, Reason};
     use p2m::addr::Order;
     use p2m::audit::{FINDINGS, Finding};
+    use p2m::coalesce::{BATCH_MAX, BATCH_MIN};
     use p2m::machine::Errno;
+    use p2m::pace::{BUDGET_MAX, BUDGET_MIN, COOLDOWN_MAX, SHARE_MAX, Tunables};
     use p2m::trace::{Event, TRC_MEM_BASE};
     use static_assertions::const_assert_eq;
 
@@ -80,6 +82,13 @@ mod checks {
         OFFSET_xen_domctl_coalesce_nr: nr,
         OFFSET_xen_domctl_coalesce_pad: pad,
         OFFSET_xen_domctl_coalesce_buffer: buffer,
+    });
+    layout!(SIZE_xrs_knobs: Knobs {
+        OFFSET_xrs_knobs_budget: budget,
+        OFFSET_xrs_knobs_batch: batch,
+        OFFSET_xrs_knobs_watermark: watermark,
+        OFFSET_xrs_knobs_cool_down: cool_down,
+        OFFSET_xrs_knobs_share: share,
     });
     same! {
         PGC_allocated = PageCount::ALLOCATED.bits();
@@ -127,6 +136,28 @@ mod checks {
         AUDIT_xen_orphans = FINDINGS;
         OP_now = OP_NOW;
         COUNT_reasons = REASON_BASE;
+        COUNT_splits_by = CAUSE_BASE;
+        NAMED_counts = Counter::CopyTicks as usize + 1;
+        NAMED_reasons = Reason::COUNT;
+        NAMED_causes = Cause::ALL.len();
+        CAUSE_balloon = Cause::Balloon;
+        CAUSE_exchange = Cause::Exchange;
+        CAUSE_map = Cause::Map;
+        CAUSE_type = Cause::Type;
+        CAUSE_logdirty = Cause::LogDirty;
+        CAUSE_exec = Cause::Exec;
+        BUDGET_default = Tunables::DEFAULT.budget_us;
+        BUDGET_min = BUDGET_MIN;
+        BUDGET_max = BUDGET_MAX;
+        BATCH_default = Tunables::DEFAULT.batch;
+        BATCH_min = BATCH_MIN;
+        BATCH_max = BATCH_MAX;
+        WATERMARK_default = Tunables::DEFAULT.watermark_pages * 4;
+        COOL_DOWN_default = Tunables::DEFAULT.cooldown_ms;
+        COOL_DOWN_min = 1;
+        COOL_DOWN_max = COOLDOWN_MAX;
+        SHARE_default = Tunables::DEFAULT.busy_share_percent;
+        SHARE_max = SHARE_MAX;
         NPT_type = Npt::SW_TYPE.bits();
         EPT_recalc = Ept::RECALC.bits();
         EPT_sp = Ept::LEAF.bits();

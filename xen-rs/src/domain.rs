@@ -117,9 +117,16 @@ impl State {
 
 /// What the operator has set.
 pub fn tunables() -> Tunables {
+    let knobs = &ffi::xrs_knobs;
+    let value = |knob: &AtomicU32| u64::from(knob.load(Ordering::Relaxed));
+
     Tunables {
-        mode: named(ffi::xrs_sched_mode()),
-        ..Tunables::DEFAULT
+        mode: named(knobs.mode.load(Ordering::Relaxed)),
+        budget_us: value(&knobs.budget),
+        batch: value(&knobs.batch),
+        watermark_pages: value(&knobs.watermark) / 4,
+        cooldown_ms: value(&knobs.cool_down),
+        busy_share_percent: value(&knobs.share),
     }
 }
 
@@ -317,6 +324,12 @@ impl p2m::exchange::Caller for XenDomain<'_> {
 
 /// Write a trace record of `d`.
 pub fn trace(d: &Domain, event: Event, record: Record) {
+    let copied = match event {
+        Event::Complete | Event::Migrate => record.copied.into(),
+        _ => 0,
+    };
+
+    ffi::xrs_perfc(event as u32, copied);
     if ffi::xrs_trace_on() {
         let record = Record {
             domid: ffi::xrs_domain_id(d),

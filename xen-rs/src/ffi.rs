@@ -7,7 +7,7 @@
 
 use core::cell::UnsafeCell;
 use core::ffi::{c_int, c_void};
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use crate::hypercall::{DomctlCoalesce, MemoryExchange};
 
@@ -30,6 +30,17 @@ pub struct PageInfo {
 #[derive(Default)]
 #[repr(C)]
 pub struct PvLists([u64; 4]);
+
+/// `struct xrs_knobs`, which C writes to at any time.
+#[repr(C)]
+pub struct Knobs {
+    pub mode: AtomicU32,
+    pub budget: AtomicU32,
+    pub batch: AtomicU32,
+    pub watermark: AtomicU32,
+    pub cool_down: AtomicU32,
+    pub share: AtomicU32,
+}
 
 unsafe extern "C" {
     pub safe fn xrs_domain_translated(d: &Domain) -> bool;
@@ -108,6 +119,8 @@ unsafe extern "C" {
     /// `bad` has room for three; the p2m lock is not held.
     pub fn xrs_p2m_audit(d: &Domain, bad: *mut u64) -> c_int;
 
+    pub safe static xrs_knobs: Knobs;
+
     pub safe fn xrs_page(mfn: u64) -> *const PageInfo;
     pub safe fn xrs_page_owner(page: &PageInfo) -> *const Domain;
     /// The caller has a reference and gives it up.
@@ -144,8 +157,9 @@ unsafe extern "C" {
     pub safe fn xrs_sched_set_pending(pending: bool);
     pub safe fn xrs_sched_is_pending() -> bool;
     pub safe fn xrs_sched_wake(ms: u64);
-    pub safe fn xrs_sched_mode() -> u32;
 
+    pub safe fn xrs_check(holds: bool);
+    pub safe fn xrs_perfc(event: u32, copied: u32);
     pub safe fn xrs_trace_on() -> bool;
     /// `words` has `bytes`.
     pub fn xrs_trace(event: u32, words: *const c_void, bytes: u32);

@@ -7,7 +7,7 @@ use core::mem::size_of_val;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-use p2m::account::{Counter, ENTRIES};
+use p2m::account::{Cause, Counter, ENTRIES};
 use p2m::addr::{Gfn, Order, Region};
 use p2m::audit::{Audit, FINDINGS};
 use p2m::coalesce::{self, heal};
@@ -196,7 +196,7 @@ pub fn domctl(d: &Domain, op: &mut DomctlCoalesce) -> c_int {
         return EINVAL;
     }
     let result = match op.op {
-        OP_SET_MODE => set_mode(d, state, op),
+        OP_SET_MODE => set_mode(d, state, op.mode),
         OP_GET_INFO => get_info(d, state, op),
         OP_GET_MAP => get_map(d, op),
         OP_AUDIT => audit(d, op),
@@ -207,11 +207,12 @@ pub fn domctl(d: &Domain, op: &mut DomctlCoalesce) -> c_int {
     result.err().unwrap_or(0)
 }
 
-fn set_mode(d: &Domain, state: &State, op: &DomctlCoalesce) -> Result<(), c_int> {
-    if op.mode > MODE_FULL {
+/// How far the coalescer may go with `d`: `MODE_*`.
+pub fn set_mode(d: &Domain, state: &State, mode: u32) -> Result<(), c_int> {
+    if mode > MODE_FULL {
         return Err(EINVAL);
     }
-    state.mode.store(op.mode, Ordering::Relaxed);
+    state.mode.store(mode, Ordering::Relaxed);
     listen(d, state);
     Ok(())
 }
@@ -230,16 +231,20 @@ pub fn listen(d: &Domain, state: &State) {
     }
 }
 
+/// The counter at the public index `index`.
+pub fn count(d: &Domain, state: &State, index: usize) -> u64 {
+    if index == Counter::Queued as usize {
+        XenDomain::new(d).lock().ledger().queued()
+    } else {
+        state.account.get(index)
+    }
+}
+
 fn get_info(d: &Domain, state: &State, op: &mut DomctlCoalesce) -> Result<(), c_int> {
     let mut values = [0u64; ENTRIES];
-    let queued = XenDomain::new(d).lock().ledger().queued();
 
     for (i, value) in values.iter_mut().enumerate() {
-        *value = if i == Counter::Queued as usize {
-            queued
-        } else {
-            state.account.get(i)
-        };
+        *value = count(d, state, i);
     }
     let wanted = values.get(..op.nr as usize).unwrap_or(&values);
     write(op, 0, wanted.as_bytes())?;
@@ -357,15 +362,15 @@ fn write(op: &DomctlCoalesce, offset: u64, bytes: &[u8]) -> Result<(), c_int> {
 }
 
 /// A leaf was broken.
-pub fn split(d: &Domain, state: &State, gfn: Gfn, level: u32) {
+pub fn split(d: &Domain, state: &State, gfn: Gfn, level: u32, cause: Cause) {
     use p2m::trace::{Event, Record};
 
-    state.account.add(Counter::Splits, 1);
+    state.account.split(cause);
     let order = Order::new(level.wrapping_mul(arch::LEVEL_BITS)).unwrap_or(Order::PAGE);
     crate::domain::trace(
         d,
         Event::Split,
-        Record::new(0, level as u8, gfn.align(order), None),
+        Record::new(0, level as u8, gfn.align(order), None).pages(cause as u64, 0),
     );
 }
 

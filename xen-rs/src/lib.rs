@@ -16,12 +16,15 @@ mod pv;
 mod worker;
 
 use core::ffi::{c_int, c_void};
+use core::sync::atomic::Ordering;
 
 use crate::domain::State;
 use crate::ffi::Domain;
 use crate::hypercall::{DomctlCoalesce, MemoryExchange};
 use crate::memory::XBox;
+use p2m::account::Cause;
 use p2m::addr::Gfn;
+use p2m::coalesce::books_balance;
 
 /// While booting, before there is any domain.
 #[unsafe(no_mangle)]
@@ -48,7 +51,13 @@ extern "C" fn rs_domain_start(d: &Domain) {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn rs_domain_destroy(state: *mut c_void) {
     // SAFETY: as the caller says; nobody looks at it any more.
-    drop(unsafe { XBox::<State>::from_raw(state.cast()) });
+    let state = unsafe { XBox::<State>::from_raw(state.cast()) };
+
+    // Nobody is between the two sides of a law any more, either.
+    if let Some(state) = &state {
+        let account = &state.account;
+        ffi::xrs_check(books_balance(account) && account.splits_balance());
+    }
 }
 
 /// # Safety
@@ -61,8 +70,8 @@ unsafe extern "C" fn rs_event(state: &State, gfn: u64, order: u32, p2mt: u32) {
 
 /// `state` is the state of `d`.
 #[unsafe(no_mangle)]
-extern "C" fn rs_split(d: &Domain, state: &State, gfn: u64, level: u32) {
-    hypercall::split(d, state, Gfn(gfn), level);
+extern "C" fn rs_split(d: &Domain, state: &State, gfn: u64, level: u32, cause: u32) {
+    hypercall::split(d, state, Gfn(gfn), level, Cause::from_number(cause));
 }
 
 /// Hypercall context, no lock held, `d` referenced.
@@ -86,6 +95,30 @@ extern "C" fn rs_exchange(
 #[unsafe(no_mangle)]
 extern "C" fn rs_domctl(d: &Domain, op: &mut DomctlCoalesce) -> c_int {
     hypercall::domctl(d, op)
+}
+
+/// `state` is the state of `d`; the p2m lock is not held.
+#[unsafe(no_mangle)]
+extern "C" fn rs_count(d: &Domain, state: &State, index: u32) -> u64 {
+    hypercall::count(d, state, index as usize)
+}
+
+/// `MODE_*`.
+#[unsafe(no_mangle)]
+extern "C" fn rs_get_mode(state: &State) -> u32 {
+    state.mode.load(Ordering::Relaxed)
+}
+
+/// `state` is the state of `d`; the p2m lock is not held.
+#[unsafe(no_mangle)]
+extern "C" fn rs_set_mode(d: &Domain, state: &State, mode: u32) -> c_int {
+    hypercall::set_mode(d, state, mode).err().unwrap_or(0)
+}
+
+/// No p2m lock held.
+#[unsafe(no_mangle)]
+extern "C" fn rs_mode_changed() {
+    worker::mode_changed();
 }
 
 #[cfg(target_os = "none")]

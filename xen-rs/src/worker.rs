@@ -12,7 +12,7 @@ use p2m::machine::Machine;
 
 use crate::domain::{State, XenDomain, ledger_time, state, tunables};
 use crate::ffi::{self, Domain};
-use crate::hypercall::listen;
+use crate::hypercall::{MODE_DEFAULT, listen};
 use crate::memory::{XBox, XSlice};
 
 /// How long to wait when there was no memory for a piece of ledger, in ms.
@@ -222,6 +222,22 @@ fn grow(machine: &mut XenDomain<'_>, gib: u64) -> Step {
 /// A root that reaches `gib`, as far as roots go.
 fn root(gib: u64) -> Option<XSlice<Slot<XBox<p2m::ledger::Leaf>>>> {
     XSlice::new(gib.saturating_add(1).min(REACH_MAX) as usize)
+}
+
+/// The mode of all domains that have none of their own has changed.
+pub fn mode_changed() {
+    let mut from = 0;
+
+    while let Some(domain) = RcuDomain::from(from) {
+        let d = domain.get();
+
+        if let Some(state) = state(d) {
+            if state.mode.load(Ordering::Relaxed) == MODE_DEFAULT {
+                listen(d, state);
+            }
+        }
+        from = u32::from(ffi::xrs_domain_id(d)).saturating_add(1);
+    }
 }
 
 /// `d` is complete: begin to remember it.

@@ -166,7 +166,8 @@ impl Tables {
                 check_flavour(flavour).with_context(|| format!("scenario {name}"))?;
             }
             let allowed = scenario.expect.allow.iter().map(|allowed| &allowed.line);
-            for line in allowed.chain(&scenario.expect.says) {
+            let said = &scenario.expect.says;
+            for line in allowed.chain(said).chain(&scenario.expect.xen_says) {
                 whole(line).with_context(|| format!("scenario {name}"))?;
             }
         }

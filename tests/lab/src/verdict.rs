@@ -314,6 +314,8 @@ pub struct Facts {
     pub unreadable: Vec<(String, ProtocolError)>,
     /// All lines of the guest that are not for this program.
     pub said: Vec<String>,
+    /// All lines of Xen.
+    pub xen_said: Vec<String>,
     pub trace_buffers: Vec<TraceBuffer>,
     /// Pages in each CPU's trace buffer.
     pub trace_pages: Option<u16>,
@@ -340,6 +342,7 @@ impl Facts {
     }
 
     fn take_from_xen(&mut self, text: &str) {
+        self.xen_said.push(text.to_owned());
         for matched in XEN_PATTERNS.matches(text) {
             self.complaints.push(Complaint {
                 line: format!("(XEN) {text}"),
@@ -453,6 +456,8 @@ pub struct Expectation {
     /// Regular expressions: for each of them a line of the guest that it matches as a whole. An
     /// expected failure has to be the one that is meant.
     pub says: Vec<String>,
+    /// The same for lines of Xen.
+    pub xen_says: Vec<String>,
     pub allow: Vec<Allowed>,
 }
 
@@ -497,6 +502,8 @@ pub enum Fault {
     },
     #[error("the guest does not say what it should: {0}")]
     Unsaid(String),
+    #[error("Xen does not say what it should: {0}")]
+    XenUnsaid(String),
     #[error("{0}")]
     End(String),
     #[error("the trace cannot be read out of the machine: {0}")]
@@ -612,6 +619,12 @@ pub fn judge(facts: &Facts, end: &End, expected: &Expectation) -> anyhow::Result
         let regex = whole(wanted)?;
         if !facts.said.iter().any(|line| regex.is_match(line)) {
             faults.push(Fault::Unsaid(wanted.clone()));
+        }
+    }
+    for wanted in &expected.xen_says {
+        let regex = whole(wanted)?;
+        if !facts.xen_said.iter().any(|line| regex.is_match(line)) {
+            faults.push(Fault::XenUnsaid(wanted.clone()));
         }
     }
 

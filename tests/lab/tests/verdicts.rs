@@ -319,3 +319,19 @@ fn what_the_guest_has_to_say() {
         );
     }
 }
+
+#[test]
+fn what_xen_has_to_say() {
+    let expect = |line: &str| Expectation {
+        xen_says: vec![line.to_owned()],
+        ..Expectation::default()
+    };
+    assert!(faults(GOOD, &End::PoweredOff, &expect("Std. Loglevel: .*")).is_empty());
+    // The guest's lines are not Xen's.
+    for line in ["Loglevel", "Test .*"] {
+        only(
+            &faults(GOOD, &End::PoweredOff, &expect(line)),
+            "Xen does not say what it should",
+        );
+    }
+}

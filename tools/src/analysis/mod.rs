@@ -44,20 +44,26 @@ pub enum Cause {
     Placed,
     /// Writes to a page began to be logged, or forbidden.
     Logging,
-    /// Something that is no memory took a page's place.
+    /// Something that is no memory took a page's place, or a page was moved.
     Mapping,
-    /// The trace does not say: Xen does not trace changes of an EPT.
+    /// Type, access or cacheability of a page changed.
+    Type,
+    /// It was executed, on a processor on which superpages must not be (XSA-304).
+    Executed,
+    /// The trace does not say: a record of version 1, and Xen does not trace changes of an EPT.
     Unknown,
 }
 
 impl Cause {
-    pub const ALL: [Cause; 7] = [
+    pub const ALL: [Cause; 9] = [
         Cause::Balloon,
         Cause::Exchange,
         Cause::Removed,
         Cause::Placed,
         Cause::Logging,
         Cause::Mapping,
+        Cause::Type,
+        Cause::Executed,
         Cause::Unknown,
     ];
 
@@ -69,6 +75,8 @@ impl Cause {
             Cause::Placed => "placed",
             Cause::Logging => "logging",
             Cause::Mapping => "mapping",
+            Cause::Type => "type",
+            Cause::Executed => "executed",
             Cause::Unknown => "unknown",
         }
     }
@@ -81,7 +89,11 @@ impl Cause {
             Cause::Removed => "a page was taken away",
             Cause::Placed => "a page was put in or replaced",
             Cause::Logging => "writes to a page were logged or forbidden",
-            Cause::Mapping => "a grant, a device or another domain's page was mapped",
+            Cause::Mapping => {
+                "a page was moved, or a grant, a device or another domain's page was mapped"
+            }
+            Cause::Type => "type, access or cacheability of a page was changed",
+            Cause::Executed => "it was executed (XSA-304)",
             Cause::Unknown => "the trace does not say",
         }
     }
@@ -413,7 +425,10 @@ impl Analysis {
                 // The regions are as they were: whole.
             }
             Kind::Split => {
-                let cause = cause(&before, act.domid, region);
+                let cause = act
+                    .cause
+                    .and_then(told)
+                    .unwrap_or_else(|| cause(&before, act.domid, region));
                 *counts.splits.entry(cause).or_insert(0) += 1;
                 if let Some(open) = OPEN.iter().position(|open| *open == cause) {
                     self.recent.entry(cpu).or_default().open.1[open] += 1;
@@ -637,6 +652,20 @@ impl Domain {
             let broke = was.is_some_and(Class::is_whole) && !class.is_whole();
             map.changes(now, region, was, class, broke);
         }
+    }
+}
+
+/// What the record of a split itself says about why, by the numbers of
+/// XEN_DOMCTL_COALESCE_CAUSE_*.
+fn told(cause: u8) -> Option<Cause> {
+    match cause {
+        1 => Some(Cause::Balloon),
+        2 => Some(Cause::Exchange),
+        3 => Some(Cause::Mapping),
+        4 => Some(Cause::Type),
+        5 => Some(Cause::Logging),
+        6 => Some(Cause::Executed),
+        _ => None,
     }
 }
 

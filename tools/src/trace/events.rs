@@ -23,8 +23,8 @@ pub fn of_interest(event: u32) -> bool {
     event & CLASS_MASK == TRC_MEM
 }
 
-/// The layout of our records that this program knows.
-const VERSION: u8 = 1;
+/// The layouts of our records that this program knows. The second one says what broke a superpage.
+const VERSIONS: std::ops::RangeInclusive<u8> = 1..=2;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -125,6 +125,11 @@ pub fn explain(reason: &str) -> &'static str {
     }
 }
 
+/// What broke a superpage; the index is the number in records and counters.
+pub const CAUSES: [&str; 7] = [
+    "other", "balloon", "exchange", "map", "type", "logdirty", "exec",
+];
+
 /// One of our records, as Xen writes it.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -180,6 +185,8 @@ pub struct Act {
     pub high: u16,
     /// Ticks for which the lock of the p2m was held. All ones: that many or more.
     pub hold: u32,
+    /// What broke a superpage, as far as the record is one that says so.
+    pub cause: Option<u8>,
 }
 
 /// What a record says.
@@ -242,15 +249,21 @@ impl Event {
             return Event::Other;
         };
         match ActWords::read_from_bytes(extra) {
-            Ok(words) if words.version == VERSION => Event::Act(Act {
+            Ok(words) if VERSIONS.contains(&words.version) => Event::Act(Act {
                 kind,
                 code: words.code,
                 domid: words.domid.get(),
                 gfn: words.gfn.get(),
                 frame: frame(words.mfn.get()),
-                low: words.low.get(),
+                low: if kind == Kind::Split {
+                    0
+                } else {
+                    words.low.get()
+                },
                 high: words.high.get(),
                 hold: words.hold.get(),
+                cause: (kind == Kind::Split && words.version > 1)
+                    .then(|| words.low.get().try_into().unwrap_or(u8::MAX)),
             }),
             _ => Event::Unknown {
                 kind,
@@ -341,6 +354,7 @@ impl fmt::Display for Act {
             low,
             high,
             hold,
+            cause,
         } = self;
         write!(f, "d{domid} gfn {gfn:#x}")?;
         match kind {
@@ -351,6 +365,11 @@ impl fmt::Display for Act {
                     _ => "of an unknown kind",
                 };
                 write!(f, " mfn {}, {what}", Frame(frame))?;
+                match cause.map(|n| (n, CAUSES.get(usize::from(n)))) {
+                    Some((_, Some(cause))) => write!(f, ", by {cause}")?,
+                    Some((n, None)) => write!(f, ", by cause {n}")?,
+                    None => {}
+                }
             }
             Kind::Promote | Kind::Complete | Kind::Migrate => {
                 write!(
@@ -419,7 +438,17 @@ mod tests {
             act(Kind::Refuse, 3, [none, none], 0, 0),
             act(Kind::Refuse, 77, [none, none], 9 << 16, 0),
             act(Kind::Exchange, 0x90, [0x4000, 0], 512 | 1 << 16, 9),
-            encode(0x10f021, None, &[2, 0, 0, 0, 0, 0, 0]),
+            encode(
+                0x10f020,
+                None,
+                &[2 | 1 << 8 | 3 << 16, 0x1200, 1, none, none, 5, 0],
+            ),
+            encode(
+                0x10f020,
+                None,
+                &[2 | 2 << 8 | 3 << 16, 0x1200, 1, none, none, 99, 0],
+            ),
+            encode(0x10f021, None, &[3, 0, 0, 0, 0, 0, 0]),
             encode(0x10f021, None, &[1, 0]),
             encode(0x10f021, None, &[]),
             encode(0x10f004, None, &[0x200, 0, 0x800, 0, 0, 7 | 9 << 16]),

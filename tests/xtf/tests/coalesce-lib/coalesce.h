@@ -42,7 +42,19 @@ enum {
     CO_HOLD_TICKS,
     CO_COPY_TICKS,
     CO_REFUSED = 16,            /* + reason */
+    CO_SPLITS_BY = 48,          /* + cause */
     CO_COUNTS = 64,
+};
+
+enum {
+    CO_CAUSE_OTHER,
+    CO_CAUSE_BALLOON,
+    CO_CAUSE_EXCHANGE,
+    CO_CAUSE_MAP,
+    CO_CAUSE_TYPE,
+    CO_CAUSE_LOGDIRTY,
+    CO_CAUSE_EXEC,
+    CO_CAUSES,
 };
 
 enum {
@@ -92,6 +104,10 @@ void co_init(void);
 /* 0 or -errno, as the hypercalls. */
 int co_set_mode(unsigned int mode);
 int co_get_info(struct co_info *info);
+
+/* The same of any domain. */
+int co_set_mode_of(int domid, unsigned int mode);
+int co_get_info_of(int domid, struct co_info *info);
 int co_get_map(unsigned long first_gfn, unsigned int nr, uint8_t *map);
 
 /*
@@ -126,6 +142,38 @@ int co_audit(uint64_t found[CO_AUDITS]);
 
 /* The state of one region, CO_REGION_*. */
 unsigned int co_region_state(unsigned long first_gfn);
+
+/* ---- The hypervisor's file system, its debug keys and its counters ---- */
+
+/*
+ * 0 or -errno; got: how long the contents are, of which as much is in buf as
+ * there is room for.
+ */
+int co_hypfs_read(const char *path, void *buf, unsigned int len,
+                  unsigned int *got);
+int co_hypfs_write(const char *path, const void *buf, unsigned int len);
+
+int co_debug_key(char key);
+
+/* A performance counter, summed over CPUs; -ENOSYS: this Xen has none. */
+int co_perf_counter(const char *name, uint64_t *value);
+
+/* ---- A domain that does not run ---- */
+
+/*
+ * HVM, with nr regions of memory (first_gfns: 0, 512, …) that are whole, a vCPU
+ * that is down, and its mode is off. Its number, or -errno.
+ */
+int co_doll_create(unsigned int nr);
+int co_doll_destroy(int domid);
+
+/* What a device model may do to it. */
+int co_doll_set_ro(int domid, unsigned long gfn, bool ro);
+int co_doll_track_dirty(int domid, unsigned long gfn, unsigned int nr);
+
+/* Pages are taken from it. */
+unsigned long co_doll_balloon_out(int domid, unsigned long *gfns,
+                                  unsigned long nr);
 
 /* ---- Memory operations, on the domain itself ---- */
 
@@ -267,7 +315,10 @@ void co_print_map(const char *name, const unsigned long *first_gfns,
                   unsigned int nr);
 void co_print_counts(const struct co_info *info);
 
-/* looked_at is the sum of all outcomes; info may be read anew. */
+/*
+ * looked_at is the sum of all outcomes, and splits that of all causes; info may
+ * be read anew.
+ */
 void co_check_law(struct co_info *info);
 
 struct co_pages {

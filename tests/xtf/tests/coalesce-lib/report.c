@@ -99,11 +99,14 @@ void co_print_counts(const struct co_info *info)
         [CO_HOLD_TICKS] = "hold_ticks",
         [CO_COPY_TICKS] = "copy_ticks",
     };
-    static const char *const reasons[CO_COUNTS - CO_REFUSED] = {
+    static const char *const reasons[CO_SPLITS_BY - CO_REFUSED] = {
         "whole_already", "empty", "hole", "pinned", "mem_type", "access",
         "special", "no_memory", "dying", "iommu", "altp2m", "nested", "pod",
         "sharing", "logdirty", "recalc", "cooling", "mode", "not_ready",
         "vanished", "interrupted", "type_pinned", "cacheability",
+    };
+    static const char *const causes[CO_CAUSES] = {
+        "other", "balloon", "exchange", "map", "type", "logdirty", "exec",
     };
     unsigned int i;
 
@@ -115,6 +118,11 @@ void co_print_counts(const struct co_info *info)
         if ( info->count[CO_REFUSED + i] )
             printk("@reason %s %" PRIu64 "\n", reasons[i] ?: "unnamed",
                    info->count[CO_REFUSED + i]);
+
+    for ( i = 0; i < CO_CAUSES; i++ )
+        if ( info->count[CO_SPLITS_BY + i] )
+            printk("@count splits_by_%s %" PRIu64 "\n", causes[i],
+                   info->count[CO_SPLITS_BY + i]);
 }
 
 static uint64_t outcomes(const struct co_info *info)
@@ -123,7 +131,7 @@ static uint64_t outcomes(const struct co_info *info)
                    info->count[CO_MIGRATED];
     unsigned int i;
 
-    for ( i = CO_REFUSED; i < CO_COUNTS; i++ )
+    for ( i = CO_REFUSED; i < CO_SPLITS_BY; i++ )
         sum += info->count[i];
 
     return sum;
@@ -131,7 +139,8 @@ static uint64_t outcomes(const struct co_info *info)
 
 void co_check_law(struct co_info *info)
 {
-    unsigned int tries;
+    unsigned int tries, cause;
+    uint64_t splits = 0;
 
     /* Another CPU may be between the two sides of it, but not for long. */
     for ( tries = 0; tries < 100; tries++ )
@@ -144,6 +153,11 @@ void co_check_law(struct co_info *info)
 
     co_expect("looked_at is the sum of all outcomes",
               info->count[CO_LOOKED_AT], outcomes(info));
+
+    for ( cause = 0; cause < CO_CAUSES; cause++ )
+        splits += info->count[CO_SPLITS_BY + cause];
+    co_expect("splits is the sum of all causes", info->count[CO_SPLITS],
+              splits);
 }
 
 static void audit_now(struct co_pages *p)

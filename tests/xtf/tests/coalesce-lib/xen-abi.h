@@ -50,8 +50,61 @@ struct abi_vcpu_hvm_context {
     } cpu_regs;
 };
 
+#define ABI_HYPERVISOR_dm_op    41
+#define ABI_HYPERVISOR_hypfs_op 42
+
+/* ---- hypfs ---- */
+
+#define ABI_HYPFS_read  1
+#define ABI_HYPFS_write 2
+
+struct abi_hypfs_direntry {
+    uint8_t type;
+    uint8_t encoding;
+    uint16_t pad;
+    uint32_t content_len;
+    uint32_t max_write_len;
+};
+
+/* ---- dm_op ---- */
+
+#define ABI_DMOP_track_dirty_vram 7
+#define ABI_DMOP_set_mem_type     12
+
+struct abi_dm_op {
+    uint32_t op;
+    uint32_t pad;
+    union {
+        struct {
+            uint32_t nr;
+            uint32_t pad;
+            uint64_t first_pfn;
+        } track_dirty_vram;
+        struct {
+            uint32_t nr;
+            uint16_t mem_type;
+#define ABI_HVMMEM_ram_rw 0
+#define ABI_HVMMEM_ram_ro 1
+            uint16_t pad;
+            uint64_t first_pfn;
+        } set_mem_type;
+        uint8_t pad[40];
+    } u;
+};
+
+struct abi_dm_op_buf {
+    void *h;
+    unsigned long size;
+};
+
 /* ---- domctl ---- */
 
+#define ABI_DOMCTL_createdomain  1
+#define ABI_DOMCTL_destroydomain 2
+#define ABI_DOMCTL_unpausedomain 4
+#define ABI_DOMCTL_max_mem       11
+#define ABI_DOMCTL_max_vcpus     15
+#define ABI_DOMCTL_set_paging_mempool_size 86
 #define ABI_DOMCTL_getdomaininfo 5
 #define ABI_DOMCTL_coalesce      90
 
@@ -62,6 +115,26 @@ struct abi_getdomaininfo {
     uint64_t tot_pages;
     uint64_t max_pages;
     /* More follows, which is of no interest here. */
+};
+
+struct abi_createdomain {
+    uint32_t ssidref;
+    uint8_t handle[16];
+    uint32_t flags;
+#define ABI_CDF_hvm (1U << 0)
+#define ABI_CDF_hap (1U << 1)
+    uint32_t iommu_opts;
+    uint32_t max_vcpus;
+    uint32_t max_evtchn_port;
+    int32_t max_grant_frames;
+    int32_t max_maptrack_frames;
+    uint32_t grant_opts;
+    uint32_t altp2m_opts;
+    uint32_t vmtrace_size;
+    uint32_t cpupool_id;
+    uint32_t emulation_flags;
+#define ABI_EMU_lapic (1U << 0)
+    uint32_t misc_flags;
 };
 
 struct abi_coalesce {
@@ -84,8 +157,12 @@ struct abi_domctl {
     domid_t  domain;
     uint16_t pad[3];
     union {
+        struct abi_createdomain createdomain;
         struct abi_getdomaininfo getdomaininfo;
         struct abi_coalesce coalesce;
+        uint64_t max_memkb;
+        uint32_t max_vcpus;
+        uint64_t paging_mempool_size;
         uint8_t pad[128];
     } u;
 };
@@ -114,6 +191,29 @@ struct abi_physinfo {
     uint32_t hw_cap[8];
 };
 
+#define ABI_SYSCTL_perfc_op 5
+
+struct abi_perfc_desc {
+    char name[80];
+    uint32_t nr_vals;
+};
+
+struct abi_perfc_op {
+    uint32_t cmd;
+#define ABI_PERFCOP_query 2
+    uint32_t nr_counters;
+    uint32_t nr_vals;
+    uint64_t desc;
+    uint64_t val;
+};
+
+#define ABI_SYSCTL_debug_keys 7
+
+struct abi_debug_keys {
+    uint64_t keys;
+    uint32_t nr_keys;
+};
+
 #define ABI_SYSCTL_numainfo 17
 
 struct abi_meminfo {
@@ -133,8 +233,14 @@ struct abi_sysctl {
     union {
         struct abi_physinfo physinfo;
         struct abi_numainfo numainfo;
+        struct abi_perfc_op perfc_op;
+        struct abi_debug_keys debug_keys;
         uint8_t pad[128];
     } u;
 };
+
+/* ---- What xen.c does for the others here ---- */
+
+int abi_domctl(int domid, struct abi_domctl *op);
 
 #endif /* COALESCE_XEN_ABI_H */

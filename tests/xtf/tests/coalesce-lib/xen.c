@@ -9,14 +9,19 @@ int co_domid;
 /* 0: this domain may not use them. */
 static uint32_t domctl_version, sysctl_version;
 
-static int domctl(struct abi_domctl *op)
+int abi_domctl(int domid, struct abi_domctl *op)
 {
     BUILD_BUG_ON(sizeof(*op) != 16 + 128);
 
     op->interface_version = domctl_version;
-    op->domain = co_domid;
+    op->domain = domid;
 
     return HYPERCALL1(int, __HYPERVISOR_domctl, op);
+}
+
+static int domctl(struct abi_domctl *op)
+{
+    return abi_domctl(co_domid, op);
 }
 
 static int sysctl(struct abi_sysctl *op)
@@ -90,17 +95,27 @@ void co_init(void)
            sysctl_version, features[co_feature]);
 }
 
-int co_set_mode(unsigned int mode)
+int co_set_mode_of(int domid, unsigned int mode)
 {
     struct abi_domctl op = {
         .cmd = ABI_DOMCTL_coalesce,
         .u.coalesce = { .op = ABI_COALESCE_set_mode, .mode = mode },
     };
 
-    return domctl(&op);
+    return abi_domctl(domid, &op);
+}
+
+int co_set_mode(unsigned int mode)
+{
+    return co_set_mode_of(co_domid, mode);
 }
 
 int co_get_info(struct co_info *info)
+{
+    return co_get_info_of(co_domid, info);
+}
+
+int co_get_info_of(int domid, struct co_info *info)
 {
     struct abi_domctl op = {
         .cmd = ABI_DOMCTL_coalesce,
@@ -113,13 +128,84 @@ int co_get_info(struct co_info *info)
     int rc;
 
     memset(info, 0, sizeof(*info));
-    rc = domctl(&op);
+    rc = abi_domctl(domid, &op);
     info->mode = op.u.coalesce.mode;
     if ( !rc && op.u.coalesce.nr != CO_COUNTS )
         panic("get_info says that there are %u counters, not %u\n",
               op.u.coalesce.nr, CO_COUNTS);
 
     return rc;
+}
+
+int co_hypfs_read(const char *path, void *buf, unsigned int len,
+                  unsigned int *got)
+{
+    static uint8_t all[PAGE_SIZE] __aligned(8);
+    const struct abi_hypfs_direntry *entry = _p(all);
+    int rc = HYPERCALL5(int, ABI_HYPERVISOR_hypfs_op, ABI_HYPFS_read, path,
+                        strlen(path) + 1, all, sizeof(all));
+
+    if ( rc )
+        return rc;
+
+    *got = entry->content_len;
+    memcpy(buf, entry + 1, *got < len ? *got : len);
+
+    return 0;
+}
+
+int co_hypfs_write(const char *path, const void *buf, unsigned int len)
+{
+    return HYPERCALL5(int, ABI_HYPERVISOR_hypfs_op, ABI_HYPFS_write, path,
+                      strlen(path) + 1, buf, len);
+}
+
+int co_debug_key(char key)
+{
+    struct abi_sysctl op = {
+        .cmd = ABI_SYSCTL_debug_keys,
+        .u.debug_keys = { .keys = _u(&key), .nr_keys = 1 },
+    };
+
+    return sysctl(&op);
+}
+
+int co_perf_counter(const char *name, uint64_t *value)
+{
+    static struct abi_perfc_desc names[512];
+    static uint32_t values[8192];
+    struct abi_sysctl op = {
+        .cmd = ABI_SYSCTL_perfc_op,
+        .u.perfc_op.cmd = ABI_PERFCOP_query,
+    };
+    unsigned int i, j, at = 0;
+    int rc = sysctl(&op);
+
+    /* How many there are, at first. */
+    if ( rc )
+        return rc;
+    if ( op.u.perfc_op.nr_counters > ARRAY_SIZE(names) ||
+         op.u.perfc_op.nr_vals > ARRAY_SIZE(values) )
+        panic("%u performance counters with %u values are too many\n",
+              op.u.perfc_op.nr_counters, op.u.perfc_op.nr_vals);
+
+    op.u.perfc_op.desc = _u(names);
+    op.u.perfc_op.val = _u(values);
+    rc = sysctl(&op);
+    if ( rc )
+        return rc;
+
+    for ( i = 0; i < op.u.perfc_op.nr_counters; at += names[i++].nr_vals )
+        if ( !strcmp(names[i].name, name) )
+        {
+            *value = 0;
+            for ( j = 0; j < names[i].nr_vals; j++ )
+                *value += values[at + j];
+
+            return 0;
+        }
+
+    return -ENOENT;
 }
 
 int co_audit(uint64_t found[CO_AUDITS])

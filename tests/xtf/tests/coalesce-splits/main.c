@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Superpages are counted by what broke them: each cause that a guest or its
+ * control domain can reach is tried, on this domain or on one that does not run,
+ * and has to be the only count that grows.  (Not exec: Xen lets its first domain
+ * execute superpages on any processor.)
+ */
+#include "../coalesce-lib/coalesce.h"
+
+const char test_title[] = "Who breaks superpages";
+
+#define REGIONS 6
+#define SEED    1
+
+static unsigned long regions[REGIONS];
+static struct co_info before, after;
+
+static void remember(int domid)
+{
+    co_expect("get_info", co_get_info_of(domid, &before), 0);
+}
+
+/* How many splits there were, and that all were by this cause. */
+static uint64_t splits(int domid, unsigned int cause)
+{
+    uint64_t all, by;
+
+    co_expect("get_info", co_get_info_of(domid, &after), 0);
+    co_check_law(&after);
+    all = after.count[CO_SPLITS] - before.count[CO_SPLITS];
+    by = after.count[CO_SPLITS_BY + cause] -
+         before.count[CO_SPLITS_BY + cause];
+    co_expect("splits by this cause", by, all);
+
+    return all;
+}
+
+static int exchange_one(unsigned long in, unsigned long out)
+{
+    struct xen_memory_exchange exch = {
+        .in = {
+            .extent_start = &in,
+            .nr_extents = 1,
+            .domid = DOMID_SELF,
+        },
+        .out = {
+            .extent_start = &out,
+            .nr_extents = 1,
+            .domid = DOMID_SELF,
+        },
+    };
+
+    return hypercall_memory_op(XENMEM_exchange, &exch);
+}
+
+static void own(void)
+{
+    unsigned long hole = regions[0] + 17;
+
+    co_phase("balloon");
+    remember(co_domid);
+    co_expect("balloon out", co_balloon_out(&hole, 1, 0), 1);
+    co_expect("splits", splits(co_domid, CO_CAUSE_BALLOON), 1);
+
+    co_phase("exchange");
+    remember(co_domid);
+    co_expect("exchange", exchange_one(regions[1] + 33, hole), 0);
+    co_expect("splits", splits(co_domid, CO_CAUSE_EXCHANGE), 1);
+
+    co_phase("map");
+    remember(co_domid);
+    hole = regions[1] + 33;
+    co_expect("move a page", co_move(regions[2] + 5, hole), 0);
+    co_expect("splits", splits(co_domid, CO_CAUSE_MAP), 1);
+    co_expect("move it back", co_move(hole, regions[2] + 5), 0);
+
+    /* Page by page, as decrease_reservation does it. */
+    co_phase("balloon of 2M");
+    remember(co_domid);
+    co_expect("balloon out 2M", co_balloon_out(&regions[4], 1, 9), 1);
+    co_expect("balloon in 2M", co_populate(&regions[4], 1, 9), 1);
+    co_expect("splits", splits(co_domid, CO_CAUSE_BALLOON), 1);
+
+    co_phase("nothing");
+    remember(co_domid);
+    co_expect("look at a region", co_coalesce_one(regions[3], CO_MODE_FULL),
+              CO_REFUSED + CO_REASON_WHOLE_ALREADY);
+    co_expect("splits", splits(co_domid, CO_CAUSE_OTHER), 0);
+
+    co_expect("fill the hole", co_populate(&hole, 1, 0), 1);
+}
+
+static void others(void)
+{
+    unsigned long page = 3 * CO_REGION_PAGES + 3;
+    int doll = co_doll_create(REGIONS);
+
+    if ( !co_expect_true("there is another domain", doll > 0) )
+    {
+        printk("... but %d\n", doll);
+        return;
+    }
+
+    co_phase("type");
+    remember(doll);
+    co_expect("make a page read-only", co_doll_set_ro(doll, 7, true), 0);
+    co_expect("splits", splits(doll, CO_CAUSE_TYPE), 1);
+
+    co_phase("logdirty");
+    remember(doll);
+    co_expect("track writes",
+              co_doll_track_dirty(doll, CO_REGION_PAGES + 8, 16), 0);
+    co_expect("splits", splits(doll, CO_CAUSE_LOGDIRTY), 1);
+    co_expect("do not", co_doll_track_dirty(doll, 0, 0), 0);
+
+    co_phase("balloon of another");
+    remember(doll);
+    co_expect("take a page away", co_doll_balloon_out(doll, &page, 1), 1);
+    co_expect("splits", splits(doll, CO_CAUSE_BALLOON), 1);
+
+    co_phase("end of another");
+    co_expect("destroy it", co_doll_destroy(doll), 0);
+}
+
+void test_main(void)
+{
+    struct co_pages pages;
+    unsigned int r, i;
+
+    co_init();
+    if ( !co_require_feature() )
+        return;
+
+    r = co_find_regions(regions, REGIONS, true);
+    if ( r < REGIONS )
+        return xtf_error("Error: %u whole regions of 2M, %u are needed: give the domain more memory\n",
+                         r, REGIONS);
+
+    /* What is broken stays so. */
+    co_expect("set_mode off", co_set_mode(CO_MODE_OFF), 0);
+    co_pages_now(&pages);
+
+    others();
+    own();
+
+    co_phase("end");
+    co_expect("set_mode full", co_set_mode(CO_MODE_FULL), 0);
+    for ( i = 0; i < REGIONS; i++ )
+        co_coalesce_one(regions[i], CO_MODE_FULL);
+    co_settle(regions, REGIONS);
+    co_check_leak(&pages, REGIONS);
+    co_expect("set_mode default", co_set_mode(CO_MODE_DEFAULT), 0);
+    co_finish();
+}
