@@ -63,7 +63,7 @@ guests: ## The test guests: out/xtf/
 .PHONY: lab-program
 lab-program: ## The program that boots Xen on emulators and judges: target/release/lab
 	@echo '  LAB     target/release/lab'
-	@cargo build -q --locked --release -p lab -p inside
+	@cargo build -q --locked --release -p lab -p inside -p core-cost
 
 # A Linux control domain, Xen's toolstack and Linux guests, of packages of Debian 13.
 .PHONY: linux
@@ -169,7 +169,7 @@ spec: xen stock guests lab-program ## Measures, and compares with what SPEC.md p
 	@target/release/lab spec $(LAB_ARGS)
 
 .PHONY: bench
-bench: xen stock guests lab-program ## What everything costs, beside an unpatched Xen: a table, and out/bench.json
+bench: xen stock guests lab-program ## What everything costs, beside an unpatched Xen, and of the core by itself: tables, and out/bench.json
 	@target/release/lab bench $(LAB_ARGS)
 
 .PHONY: check-page

@@ -13,14 +13,14 @@ fail()
     exit 1
 }
 
-# Xen; its source through apt; the series; lint; the emulators and their disks; a
-# browser (the largest: 125 MB with what it needs).
+# Xen; its source through apt; the series; lint; the emulators and their disks; what
+# counts instructions; a browser (the largest: 125 MB with what it needs).
 want="gcc libc6-dev make bison flex bc python3 patch xz-utils gzip binutils
     apt ca-certificates debian-archive-keyring
     git diffutils
     shellcheck
     qemu-system-x86 bochs bochsbios vgabios grub-pc-bin grub-common xorriso mtools
-    zstd
+    zstd valgrind
     chromium chromium-driver"
 
 codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")

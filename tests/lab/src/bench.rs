@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde::Serialize;
 
-use crate::figures::{BUILD, Figures, STOCK};
+use crate::figures::{BUILD, CORE, Figures, STOCK};
 use crate::spec::number;
 
 /// One figure.
@@ -61,7 +61,7 @@ pub fn rows(figures: &Figures) -> Result<Vec<Row>> {
             let reference = match (instead, names.get(&format!("{STOCK}{name}"))) {
                 (Some(expression), _) => Some(figures.value(machine, expression)?),
                 (None, Some(&stock)) => Some(stock),
-                (None, None) if machine == BUILD => None,
+                (None, None) if machine == BUILD || machine == CORE => None,
                 // A counter, not a cost.
                 (None, None) => continue,
             };
@@ -79,12 +79,57 @@ pub fn rows(figures: &Figures) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// For a person.
+/// What no emulated machine takes part in has rows of its own.
+fn without_machine(row: &Row) -> bool {
+    row.machine == BUILD || row.machine == CORE
+}
+
+/// For a person: figures down, machines across; each beside how many times what it is compared with
+/// it is.
+pub fn machines(rows: &[Row]) -> String {
+    let mut machines = vec![];
+    let mut names = vec![];
+    for row in rows.iter().filter(|row| !without_machine(row)) {
+        if !machines.contains(&row.machine) {
+            machines.push(row.machine.clone());
+        }
+        if !names.contains(&row.name) {
+            names.push(row.name.clone());
+        }
+    }
+    let mut table = Table::new();
+    table.load_preset(presets::ASCII_MARKDOWN).force_no_tty();
+    table.set_header(
+        std::iter::once("figure".to_owned()).chain(
+            machines
+                .iter()
+                .flat_map(|name| [name.clone(), "ratio".to_owned()]),
+        ),
+    );
+    for name in names {
+        let mut line = vec![Cell::new(&name)];
+        for machine in &machines {
+            let row = rows
+                .iter()
+                .find(|row| row.name == name && row.machine == *machine);
+            let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
+            line.push(right(row.map_or(String::new(), |row| number(row.value))));
+            let ratio = row.and_then(|row| row.ratio);
+            line.push(right(
+                ratio.map_or(String::new(), |ratio| format!("{ratio:.3}")),
+            ));
+        }
+        table.add_row(line);
+    }
+    format!("{table}\n")
+}
+
+/// The same of what needs no machine: the build, and the core by itself.
 pub fn table(rows: &[Row]) -> String {
     let mut table = Table::new();
     table.load_preset(presets::ASCII_MARKDOWN).force_no_tty();
-    table.set_header(["machine", "name", "value", "reference", "ratio", "metric"]);
-    for row in rows {
+    table.set_header(["of", "name", "value", "reference", "ratio", "metric"]);
+    for row in rows.iter().filter(|row| without_machine(row)) {
         let right = |value: Option<f64>| {
             Cell::new(value.map_or(String::new(), number)).set_alignment(CellAlignment::Right)
         };
@@ -135,7 +180,10 @@ mod tests {
             &counts(&[("xen_gz", 110), ("ledger", 530)]),
         );
         figures.add(BUILD, "stock-release", &counts(&[("xen_gz", 100)]));
+        figures.add("n", "release", &counts(&[("decrease_1", 33)]));
+        figures.add("n", "stock-release", &counts(&[("decrease_1", 30)]));
+        figures.add(CORE, "release", &counts(&[("ledger_touch", 40)]));
         let rows = rows(&figures).unwrap();
-        insta::assert_snapshot!(table(&rows) + &json(&rows).unwrap());
+        insta::assert_snapshot!(machines(&rows) + &table(&rows) + &json(&rows).unwrap());
     }
 }

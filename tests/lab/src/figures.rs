@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -11,6 +13,9 @@ use crate::place::Place;
 
 /// The machine of what no machine is needed to measure: sizes of what was built.
 pub const BUILD: &str = "build";
+
+/// The machine of what runs without Xen and without an emulator: operations of the core.
+pub const CORE: &str = "core";
 
 /// Before the name of a figure of an unpatched Xen.
 pub const STOCK: &str = "stock.";
@@ -51,6 +56,18 @@ impl Figures {
         Ok(())
     }
 
+    /// Adds what operations of the core take, as callgrind counts it: instructions of `core-cost`.
+    pub fn add_core(&mut self, place: &Place) -> Result<()> {
+        let program = place.core_cost()?;
+        let names = output(Command::new(&program))?;
+        let mut counts = BTreeMap::new();
+        for name in names.lines() {
+            counts.insert(name.to_owned(), callgrind(&program, name)?);
+        }
+        self.add(CORE, "release", &counts);
+        Ok(())
+    }
+
     /// The value of an expression on one machine.
     pub fn value(&self, machine: &str, expression: &str) -> Result<f64> {
         let none = BTreeMap::new();
@@ -63,6 +80,48 @@ impl Figures {
         );
         Ok(value)
     }
+}
+
+/// What a program prints, if it succeeds.
+fn output(mut command: Command) -> Result<String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .output()
+        .with_context(|| format!("cannot run {program}: 'make -f build.mk deps' installs it"))?;
+    ensure!(
+        output.status.success(),
+        "{program}: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Instructions that one operation takes.
+fn callgrind(program: &Path, name: &str) -> Result<u64> {
+    let file = tempfile::NamedTempFile::new().context("a file for callgrind")?;
+    let mut command = Command::new("valgrind");
+    command
+        .args([
+            "--tool=callgrind",
+            "--quiet",
+            "--collect-atstart=no",
+            "--toggle-collect=*measured*",
+        ])
+        .arg(format!("--callgrind-out-file={}", file.path().display()))
+        .arg(program)
+        .arg(name);
+    output(command)?;
+    let text = fs::read_to_string(file.path()).context("what callgrind has counted")?;
+    counted(&text).with_context(|| format!("callgrind has counted nothing for {name}"))
+}
+
+/// The sum in a file of callgrind's.
+fn counted(text: &str) -> Option<u64> {
+    let sum = text
+        .lines()
+        .find_map(|line| line.strip_prefix("totals: "))?;
+    sum.trim().parse().ok().filter(|&sum| sum != 0)
 }
 
 /// `+ - * /`, parentheses, numbers, and names that `lookup` knows.

@@ -44,6 +44,17 @@ impl Place {
         &self.out
     }
 
+    /// The program of which callgrind counts what operations of the core take.
+    pub fn core_cost(&self) -> Result<PathBuf> {
+        let path = env::current_exe()?.with_file_name("core-cost");
+        ensure!(
+            path.is_file(),
+            "{} is not there: build it with `make -f build.mk lab-program`",
+            path.display()
+        );
+        Ok(path)
+    }
+
     /// The hypervisor of a flavour, as an ELF file.
     pub fn xen(&self, flavour: &str) -> Result<PathBuf> {
         let packed = self.out.join(flavour).join("xen.gz");
