@@ -69,6 +69,7 @@ lab-program: ## The program that boots Xen on emulators and judges: target/relea
 .PHONY: linux
 linux:
 	@sh scripts/fetch-linux.sh '$(CACHE)' '$(OUT)/linux'
+	@sh scripts/guest-module.sh '$(CACHE)' '$(OUT)/linux'
 
 SCENARIO ?=
 .PHONY: lab

@@ -9,9 +9,6 @@ set -eu
 
 cache=$1/linux
 out=$2
-mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
-security=${DEBIAN_SECURITY_MIRROR:-http://deb.debian.org/debian-security}
-keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 # The toolstack has to speak the hypervisor's domctl and sysctl, so these are of one version.
 xen="xen-utils-4.20 xen-utils-common xenstore-utils libxenmisc4.20 libxencall1
@@ -19,7 +16,7 @@ xen="xen-utils-4.20 xen-utils-common xenstore-utils libxenmisc4.20 libxencall1
     libxenstore4 libxentoollog1 libxentoolcore1"
 # What those link with, and a shell. (Without libgcc-s1 xl aborts when its work is done.)
 base="libc6 libgcc-s1 libncurses6 libtinfo6 libyajl2 libext2fs2t64 libcom-err2 liblzma5
-    libuuid1 libzstd1 zlib1g liblzo2-2 libbz2-1.0 busybox-static"
+    libuuid1 libzstd1 zlib1g liblzo2-2 libbz2-1.0 busybox-static libelf1t64"
 # Drivers, in the order in which they have to be loaded; their dependencies are built in.
 modules="xen-privcmd xenfs xen-evtchn xen-gntdev xen-gntalloc loop xen-blkback xen-netback
     xen-blkfront xen-netfront"
@@ -65,6 +62,8 @@ unpacked()
                 done
                 rm -rf "${out:?}/boot" "${out:?}/usr" "${out:?}/lib"
                 ;;
+            # For guest-module.sh.
+            linux-headers-* | linux-kbuild-* | libelf1t64*) ;;
             *) dpkg-deb -x "$cache/$deb" "$out/root" ;;
             esac
         done <"$cache/complete"
@@ -75,42 +74,19 @@ unpacked()
 }
 
 command -v dpkg-deb >/dev/null || fail "no dpkg-deb here: this needs Debian 12 or 13"
-[ ! -e "$cache/complete" ] || unpacked
-command -v apt-get >/dev/null || fail "no apt-get here: this needs Debian 12 or 13"
-[ -e $keyring ] || fail "no $keyring: install debian-archive-keyring"
+list="$xen $base linux-image linux-headers linux-kbuild"
+[ ! -e "$cache/complete" ] || [ "$(cat "$cache/wanted" 2>/dev/null)" != "$list" ] || unpacked
+# shellcheck source=scripts/apt.sh
+. "$(dirname "$0")/apt.sh"
 
 rm -rf "$cache"
-mkdir -p "$cache/apt/lists/partial" "$cache/apt/archives/partial"
+mkdir -p "$cache"
 cache=$(cd "$cache" && pwd)
 apt=$cache/apt
-: >"$apt/status"
-cat >"$apt/sources.list" <<END
-deb [arch=amd64 signed-by=$keyring] $mirror trixie main
-deb [arch=amd64 signed-by=$keyring] $security trixie-security main
-END
-cat >"$apt/apt.conf" <<END
-Dir::Etc::SourceList "$apt/sources.list";
-Dir::Etc::SourceParts "/dev/null";
-Dir::Etc::Preferences "/dev/null";
-Dir::Etc::PreferencesParts "/dev/null";
-Dir::State "$apt";
-Dir::State::Lists "$apt/lists";
-Dir::State::Status "$apt/status";
-Dir::Cache "$apt";
-Dir::Cache::Archives "$apt/archives";
-APT::Architecture "amd64";
-APT::Architectures "amd64";
-Acquire::Languages "none";
-Acquire::Retries "3";
-Acquire::http::Timeout "60";
-END
-# The user _apt may not be able to write below here.
-[ "$(id -u)" != 0 ] || echo 'APT::Sandbox::User "root";' >>"$apt/apt.conf"
-export APT_CONFIG="$apt/apt.conf"
+private_apt "$apt" "" deb "$mirror trixie" "$security trixie-security"
 
 echo "  FETCH   Linux and Xen's toolstack, from Debian 13 ($mirror)"
-apt-get -qq update >>"$apt/log" 2>&1 ||
-    { tail -n 3 "$apt/log" >&2; fail "apt could not read its index: is there a network?"; }
+update_apt "$apt" ""
 
 versions()
 {
@@ -157,16 +133,19 @@ newest "xen-utils" $xen
 for package in $base; do
     newest "$package" "$package"
 done
-# The generic kernel: the one for clouds cannot be a control domain.
+# The generic kernel: the one for clouds cannot be a control domain. And its headers.
 kernel=
 for version in $(versions linux-image-amd64); do
     kernel=$(apt-cache show "linux-image-amd64=$version" | sed -n 's/^Depends: \(linux-image-[^ ,]*\).*/\1/p' | head -n 1)
-    [ -n "$kernel" ] && get "$version" "$kernel" && break
+    release=${kernel#linux-image-}
+    [ -n "$kernel" ] && get "$version" "$kernel" "linux-headers-$release" \
+        "linux-headers-${release%-amd64}-common" "linux-kbuild-${release%-amd64}" && break
     kernel=
 done
 [ -n "$kernel" ] || fail "no kernel could be downloaded, see $apt/log"
 take "$kernel" "$version"
 
 rm -rf "$apt"
+echo "$list" >"$cache/wanted"
 mv "$cache/list" "$cache/complete"
 unpacked

@@ -4,16 +4,11 @@
 # fetch-xen.sh CACHE: sees to it that CACHE/xen.tar.xz is a source archive of Xen
 # 4.20, as Debian ships it. Downloads it once: first the versions that
 # xen-versions names with their checksums, newest first, for those the series was
-# tested with, then what apt's signed indexes have. That goes through an apt
-# configuration of its own: the system's sources, lists and cache are left as they
-# are. (A mirror may list a version that it has not got, or keep one that it does not
-# list any more.)
+# tested with, then what apt's signed indexes have. (A mirror may list a version that
+# it has not got, or keep one that it does not list any more.)
 set -eu
 
 cache=$1
-mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
-security=${DEBIAN_SECURITY_MIRROR:-http://deb.debian.org/debian-security}
-keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 fail()
 {
@@ -22,39 +17,16 @@ fail()
 }
 
 [ -e "$cache/xen.tar.xz" ] && exit 0
-command -v apt-get >/dev/null ||
-    fail "no apt-get here: unpack a Xen 4.20 source and name it with XEN_SRC=DIR"
-[ -e $keyring ] || fail "no $keyring: install debian-archive-keyring, or use XEN_SRC=DIR"
+# shellcheck source=scripts/apt.sh
+. "$(dirname "$0")/apt.sh"
 
 mkdir -p "$cache"
 cache=$(cd "$cache" && pwd)
 apt=$cache/apt
-rm -rf "$apt" "$cache/download"
-mkdir -p "$apt/lists/partial" "$apt/archives/partial" "$cache/download"
-: >"$apt/status"
-cat >"$apt/sources.list" <<EOF
-deb-src [signed-by=$keyring] $mirror trixie main
-deb-src [signed-by=$keyring] $mirror stable main
-deb-src [signed-by=$keyring] $security trixie-security main
-EOF
-cat >"$apt/apt.conf" <<EOF
-Dir::Etc::SourceList "$apt/sources.list";
-Dir::Etc::SourceParts "-";
-Dir::Etc::Preferences "-";
-Dir::Etc::PreferencesParts "-";
-Dir::State "$apt";
-Dir::State::Lists "$apt/lists";
-Dir::State::Status "$apt/status";
-Dir::Cache "$apt";
-Dir::Cache::Archives "$apt/archives";
-Acquire::Languages "none";
-Acquire::Retries "3";
-Acquire::http::Timeout "60";
-APT::Get::Show-Versions "true";
-EOF
-# The user _apt may not be able to write below here.
-[ "$(id -u)" != 0 ] || echo 'APT::Sandbox::User "root";' >>"$apt/apt.conf"
-export APT_CONFIG="$apt/apt.conf"
+rm -rf "$cache/download"
+mkdir "$cache/download"
+private_apt "$apt" "; or unpack a Xen 4.20 source and name it with XEN_SRC=DIR" \
+    deb-src "$mirror trixie" "$mirror stable" "$security trixie-security"
 
 echo "  FETCH   Xen 4.20 ($mirror)"
 
@@ -79,8 +51,7 @@ while read -r version sum; do
     done
 done <"$(dirname "$0")/xen-versions"
 
-apt-get -qq update >>"$apt/log" 2>&1 ||
-    { tail -n 3 "$apt/log" >&2; fail "apt could not read its index: is there a network? (or use XEN_SRC=DIR)"; }
+update_apt "$apt" " (or use XEN_SRC=DIR)"
 
 # The main archive first: the security archive may have more, but its files are
 # not on every mirror.

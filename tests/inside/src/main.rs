@@ -10,11 +10,12 @@ mod privcmd;
 mod xen;
 
 use std::io::{self, Read};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::privcmd::Privcmd;
@@ -47,7 +48,7 @@ enum Command {
         #[arg(long, default_value_t = 3)]
         quiet: u64,
     },
-    /// Xen's audit of the domain's p2m (debug builds): orphans, M2P and P2M mismatches
+    /// Audits a domain's page table: its pages, pages of Xen, others, and those compared with an IOMMU's
     Audit { domid: u16 },
     /// The machine's free, scrub and outstanding pages
     Free,
@@ -57,6 +58,18 @@ enum Command {
         /// Guest frames, hexadecimal with 0x, or FIRST+COUNT*STEP
         #[arg(required = true)]
         frames: Vec<String>,
+    },
+    /// Makes a file and gives back all of its pages but some, at random: what a file in memory
+    /// leaves when most of what was in use around it is gone
+    Scatter {
+        file: PathBuf,
+        /// MiB of the file
+        mib: u64,
+        /// One page of so many stays
+        #[arg(long, default_value_t = 8)]
+        one_in: u64,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
     },
     /// Fills memory with a pattern and compares it, again and again
     Check {
@@ -138,16 +151,25 @@ fn act(command: Command) -> Result<()> {
         )?,
         Command::Audit { domid } => {
             let audit = xen::audit(&Privcmd::open()?, domid)?;
-            println!("{}", joined(&audit));
-            if audit.iter().any(|&n| n != 0) {
-                bail!("the p2m of domain {domid} is damaged");
-            }
+            println!("{}", joined(&audit.there));
+            ensure!(
+                audit.wrong.is_empty(),
+                "the p2m of domain {domid} is damaged: XEN_DOMCTL_COALESCE_AUDIT_*, and how often: {:?}",
+                audit.wrong
+            );
         }
         Command::Free => {
             let free = xen::free_pages(&Privcmd::open()?)?;
             println!("{} {} {}", free.free, free.scrub, free.outstanding);
         }
         Command::Pin { domid, frames } => pin(domid, &frames)?,
+        Command::Scatter {
+            file,
+            mib,
+            one_in,
+            seed,
+        } => memory::scatter(&file, mib, one_in, seed)
+            .with_context(|| format!("cannot scatter {}", file.display()))?,
         Command::Check {
             mib,
             seconds,

@@ -28,7 +28,12 @@ pub const COUNT_LOOKED_AT: usize = 0;
 pub const COUNT_QUEUED: usize = 10;
 
 /// Elements of which `get_info` is asked for; there are fewer.
-const COUNTERS: usize = 64;
+const COUNTERS: u32 = 64;
+/// `XEN_DOMCTL_COALESCE_AUDIT_*`: there are so many; from which on they should be 0; and which are
+/// those of Xen's own audit.
+const AUDIT_FINDINGS: usize = 13;
+const AUDIT_WRONG: usize = 4;
+const AUDIT_XEN: usize = 10;
 /// Regions that one call can describe.
 const REGIONS: u32 = 4096;
 
@@ -145,29 +150,74 @@ fn coalesce(
     Ok(domctl.coalesce)
 }
 
-fn numbers(privcmd: &Privcmd, domid: u16, op: u32, nr: usize) -> Result<Vec<u64>> {
-    let mut buffer = Buffer::new(nr * 8)?;
-    let argument = Coalesce {
-        op,
-        nr: nr as u32,
-        ..Coalesce::default()
-    };
+/// A call that gives numbers, of which `argument.nr` are asked for, and what it says besides.
+fn numbers(privcmd: &Privcmd, domid: u16, argument: Coalesce) -> Result<(Coalesce, Vec<u64>)> {
+    let mut buffer = Buffer::new(argument.nr as usize * 8)?;
     let said = coalesce(privcmd, domid, argument, Some(&buffer))?;
-    let exist = (said.nr as usize).min(nr);
-    Ok(buffer.bytes()[..8 * exist]
+    let exist = said.nr.min(argument.nr) as usize;
+    let numbers = buffer.bytes()[..8 * exist]
         .chunks_exact(8)
         .map(|bytes| bytes.iter().rev().fold(0, |n, &b| n << 8 | u64::from(b)))
-        .collect())
+        .collect();
+    Ok((said, numbers))
 }
 
 /// The counters of a domain, as `XEN_DOMCTL_COALESCE_COUNT_*` numbers them.
 pub fn counters(privcmd: &Privcmd, domid: u16) -> Result<Vec<u64>> {
-    numbers(privcmd, domid, GET_INFO, COUNTERS)
-        .with_context(|| format!("no counters of domain {domid}"))
+    let argument = Coalesce {
+        op: GET_INFO,
+        nr: COUNTERS,
+        ..Coalesce::default()
+    };
+    let (_, counters) = numbers(privcmd, domid, argument)
+        .with_context(|| format!("no counters of domain {domid}"))?;
+    Ok(counters)
 }
 
-pub fn audit(privcmd: &Privcmd, domid: u16) -> Result<Vec<u64>> {
-    numbers(privcmd, domid, AUDIT, 3).with_context(|| format!("no audit of domain {domid}"))
+/// What an audit of a domain found: how often each of these.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Audit {
+    /// `XEN_DOMCTL_COALESCE_AUDIT_pages` and the other things that may be there.
+    pub there: [u64; AUDIT_WRONG],
+    /// What should not be there, by its number.
+    pub wrong: Vec<(usize, u64)>,
+}
+
+/// Audits all of a domain's memory.
+pub fn audit(privcmd: &Privcmd, domid: u16) -> Result<Audit> {
+    let mut audit = Audit::default();
+    let mut sums = [0u64; AUDIT_FINDINGS];
+    let mut first_gfn = 0;
+    while first_gfn != u64::MAX {
+        let argument = Coalesce {
+            op: AUDIT,
+            first_gfn,
+            nr: AUDIT_FINDINGS as u32,
+            ..Coalesce::default()
+        };
+        let (said, part) = numbers(privcmd, domid, argument)
+            .with_context(|| format!("no audit of domain {domid}"))?;
+        ensure!(
+            part.len() == AUDIT_FINDINGS && said.first_gfn > first_gfn,
+            "the audit gives {} elements, and goes on at {:#x} after {first_gfn:#x}",
+            part.len(),
+            said.first_gfn
+        );
+        for (n, (sum, found)) in sums.iter_mut().zip(part).enumerate() {
+            // Xen's own audit is of the whole, comes with the last part, and is not in each build.
+            *sum = match n {
+                ..AUDIT_XEN => *sum + found,
+                _ if found == u64::MAX => 0,
+                _ => found,
+            };
+        }
+        first_gfn = said.first_gfn;
+    }
+    let (there, wrong) = sums.split_at(AUDIT_WRONG);
+    audit.there.copy_from_slice(there);
+    let wrong = (AUDIT_WRONG..).zip(wrong.iter().copied());
+    audit.wrong = wrong.filter(|&(_, n)| n != 0).collect();
+    Ok(audit)
 }
 
 pub fn mode(privcmd: &Privcmd, domid: u16) -> Result<u32> {

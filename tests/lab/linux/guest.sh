@@ -50,6 +50,35 @@ idle()
     echo "disk $(cat /run/disk 2>/dev/null || echo 0) net $(wc -l </run/net 2>/dev/null || echo 0)"
 }
 
+# scatter MIB: has MIB of memory used and given back in single pages, here and there, so that what
+# the balloon takes next is everywhere. `gathered` ends that.
+scatter()
+{
+    inside scatter /mem/scattered "$1"
+}
+
+gathered()
+{
+    rm /mem/scattered
+}
+
+# compact: has Linux bring together what is in use, and what is free.
+compact()
+{
+    echo 1 >/proc/sys/vm/compact_memory
+}
+
+# compact_balloon: has the holes of the balloon moved together, and says what came of it.
+compact_balloon()
+{
+    module=/sys/module/balloon_compact/parameters/compact
+    [ -e $module ] || insmod /modules/balloon-compact.ko || return 1
+    echo 1 >$module
+    status=$?
+    cat $module
+    return $status
+}
+
 # blocks: free memory of the guest in pieces of at least 2 MiB, in MiB.
 blocks()
 {

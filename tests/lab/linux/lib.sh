@@ -25,11 +25,12 @@ die()
 # until_true SECONDS COMMAND...: waits until it succeeds.
 until_true()
 {
-    tries=$(($1 * 5))
+    read -r now _ </proc/uptime
+    patience=$((${now%.*} + $1))
     shift
     while ! "$@" >/dev/null 2>&1; do
-        tries=$((tries - 1))
-        if [ $tries -le 0 ]; then
+        read -r now _ </proc/uptime
+        if [ "${now%.*}" -gt "$patience" ]; then
             echo "FAIL: in vain: $*"
             return 1
         fi
@@ -272,6 +273,8 @@ look()
     if ours; then
         # Xen would go on, between what is read here and what the host reads.
         mode=$(inside mode "$id") && inside mode "$id" off || die "look $2: the mode of $1"
+        audit=$(inside audit "$id") || die "look $2: the audit of $1 found something"
+        say "@audit $2 $id $audit"
         say "@counters $2 $id $(inside counters "$id")"
         say "@domctl $2 $id $(inside map "$id")"
     fi
@@ -282,10 +285,6 @@ look()
     ! ours || inside mode "$id" "$mode" || die "look $2: the mode of $1"
     xl unpause "$1"
     [ "$word" = ok ] || die "look $2: the host says $word"
-    ours || return 0
-    if [ "$XEN_DEBUG" = 1 ]; then
-        inside audit "$id" >/dev/null || die "the audit of $1 found something"
-    fi
 }
 
 # free_pages: the machine's free pages, when nothing is being freed any more.

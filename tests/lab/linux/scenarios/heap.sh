@@ -29,6 +29,6 @@ while [ $filler -gt 0 ]; do
     filler=$((filler - 1))
     xl destroy filler$filler
 done
-heals one 200 4
+heals one 200 8
 must one kept
 look one healed

@@ -4,8 +4,8 @@
 # reads it. Those eight stay as they are, and why is counted; they heal when they are let go.
 # Xen boots with coalesce=off, so that nothing happens before the pages are pinned.
 start_trace
-guest one 256
-must one keep 16
+guest one "$MIB"
+must one keep $((MIB / 8))
 xl save one /tmp/one.save >/dev/null 2>&1 || die "xl save"
 gone one
 xl restore -e /tmp/one.save >/dev/null 2>&1 || die "xl restore"

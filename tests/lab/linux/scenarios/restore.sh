@@ -2,8 +2,8 @@
 # A guest is saved and restored: restoring populates it page by page, so it comes back without a
 # single superpage.
 start_trace
-guest one 256
-must one keep 24
+guest one "$MIB"
+must one keep $((MIB / 8))
 settle one
 look one born
 xl save one /tmp/one.save >/dev/null 2>&1 || die "xl save"

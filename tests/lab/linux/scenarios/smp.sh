@@ -6,7 +6,7 @@ must one keep 8
 begin one "inside check 48 $DURATION --threads 2"
 read -r start _ </proc/uptime
 while :; do
-    balloon one 128
+    balloon one 144
     balloon one 192
     read -r now _ </proc/uptime
     [ $((${now%.*} - ${start%.*})) -lt "$DURATION" ] || break

@@ -4,7 +4,7 @@
 read -r start _ </proc/uptime
 end=$((${start%.*} + MINUTES * 60))
 for name in a b c; do
-    guest $name 96
+    guest $name 144
     must $name keep 16
     must $name busy
 done
@@ -19,8 +19,8 @@ while read -r now _ </proc/uptime; [ "${now%.*}" -lt $end ]; do
     rand 10
     case $RANDOM_NUMBER in
     0 | 1 | 2 | 3)
-        balloon $name 64
-        balloon $name 96
+        balloon $name 104
+        balloon $name 144
         ballooned=$((ballooned + 1))
         ;;
     4 | 5)

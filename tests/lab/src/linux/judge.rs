@@ -108,6 +108,8 @@ pub struct Look {
     pub walk: Walk,
     /// What Xen counted, if it counts.
     pub counters: Option<Counters>,
+    /// RAM pages that Xen's audit met, if there is one.
+    pub audited: Option<u64>,
 }
 
 /// Everything of a run that matters.
@@ -133,6 +135,7 @@ impl Story {
             ..Story::default()
         };
         let mut counters: Vec<(String, u16, Counters)> = vec![];
+        let mut audits: Vec<(String, u16, u64)> = vec![];
         for line in lines {
             let words: Vec<&str> = line.text.split_whitespace().collect();
             let result = match words.as_slice() {
@@ -148,6 +151,9 @@ impl Story {
                 }
                 ["@counters", tag, domid, numbers @ ..] => {
                     Story::counters(tag, domid, numbers).map(|said| counters.push(said))
+                }
+                ["@audit", tag, domid, own, xen, ..] => {
+                    Story::audit(tag, domid, own, xen).map(|said| audits.push(said))
                 }
                 _ => {
                     story.facts.take(line);
@@ -170,6 +176,13 @@ impl Story {
                 look.counters = Some(said);
             }
         }
+        for (tag, domid, pages) in audits {
+            let mut looks = story.looks.iter_mut();
+            let look = looks.find(|l| l.tag == tag && l.domid == domid && l.audited.is_none());
+            if let Some(look) = look {
+                look.audited = Some(pages);
+            }
+        }
         // The banner is that of the test framework, and here is another one.
         story.facts.banner = true;
         story
@@ -181,6 +194,11 @@ impl Story {
 
     fn counters(tag: &str, domid: &str, numbers: &[&str]) -> Result<(String, u16, Counters)> {
         Ok((tag.to_owned(), domid.parse()?, Counters::parse(numbers)?))
+    }
+
+    fn audit(tag: &str, domid: &str, own: &str, xen: &str) -> Result<(String, u16, u64)> {
+        let pages = own.parse::<u64>()? + xen.parse::<u64>()?;
+        Ok((tag.to_owned(), domid.parse()?, pages))
     }
 
     fn linux(&mut self, who: &str, text: &str) {
@@ -246,6 +264,19 @@ impl Story {
         }
     }
 
+    /// The audit has to have met all pages that the page table maps.
+    fn compare_audits(&self, faults: &mut Vec<String>) {
+        for look in &self.looks {
+            let mapped = look.walk.pages();
+            if let Some(met) = look.audited.filter(|&met| met != mapped) {
+                faults.push(format!(
+                    "look {}: the audit met {met} pages of RAM, and {mapped} are in the page table",
+                    look.tag
+                ));
+            }
+        }
+    }
+
     /// The last look at each domain: what was counted until then is what was traced.
     fn compare_trace(&self, faults: &mut Vec<String>) {
         let Some(trace) = &self.trace else { return };
@@ -301,7 +332,14 @@ impl Story {
 }
 
 /// Reasons that keep a region as it is, as long as they last. (`no_memory` is one of the scenario.)
-const LASTING: &[&str] = &["pinned", "special", "mem_type", "access"];
+const LASTING: &[&str] = &[
+    "pinned",
+    "type_pinned",
+    "special",
+    "mem_type",
+    "access",
+    "cacheability",
+];
 
 /// So many regions of one look are told of.
 const TOLD: usize = 3;
@@ -344,6 +382,7 @@ impl Verdict {
             faults.push("the control domain's boot exchanged no page".to_owned());
         }
         story.compare_maps(&mut faults);
+        story.compare_audits(&mut faults);
         story.compare_trace(&mut faults);
         for wish in &wishes.looks {
             let tag = whole(&wish.tag)?;
@@ -356,12 +395,11 @@ impl Verdict {
                 faults.push(format!("no look {} was taken", wish.tag));
             }
             for look in looks {
-                let found = look.walk.count(Region::Whole);
-                let most = wish.before.unwrap_or(usize::MAX);
-                if request.ours() && found < wish.whole {
+                let found = look.walk.percent_whole();
+                if request.ours() && found < f64::from(wish.whole) {
                     let wanted = wish.whole;
                     faults.push(format!(
-                        "look {}: {found} regions are one entry, and {wanted} should be",
+                        "look {}: {found:.1} % of the regions are one entry, and {wanted} % should be",
                         look.tag
                     ));
                 }
@@ -382,9 +420,11 @@ impl Verdict {
                         ));
                     }
                 }
-                if !request.ours() && found > most {
+                let most = wish.before.map(f64::from);
+                if !request.ours() && most.is_some_and(|most| found > most) {
                     faults.push(format!(
-                        "look {}: {found} regions are one entry without the series: this shows nothing",
+                        "look {}: {found:.1} % of the regions are one entry without the series: this \
+                         shows nothing",
                         look.tag
                     ));
                 }

@@ -31,7 +31,7 @@ const XEN_WORDS: &str = "console=com1 noreboot loglvl=all guest_loglvl=warning b
 const DOM0_WORDS: &str = "console=hvc0 earlyprintk=xen nokaslr loglevel=4 cryptomgr.notests mitigations=off \
                           init_on_alloc=0 apparmor=0 audit=0 rdinit=/init";
 
-/// Modules of the control domain and of guests: see scripts/fetch-linux.sh.
+/// Modules of the control domain and of guests: see scripts/fetch-linux.sh and scripts/guest-module.sh.
 const DOM0_MODULES: &[&str] = &[
     "xen-privcmd",
     "xenfs",
@@ -50,6 +50,7 @@ const GUEST_MODULES: &[&str] = &[
     "xen-gntalloc",
     "xen-blkfront",
     "xen-netfront",
+    "balloon-compact",
 ];
 /// Programs of the toolstack.
 const DOM0_PROGRAMS: &[&str] = &[
@@ -110,7 +111,6 @@ impl Request<'_> {
         all.insert("SEED", self.seed.to_string());
         all.insert("LONG", flag(self.long));
         all.insert("OURS", flag(self.ours()));
-        all.insert("XEN_DEBUG", flag(self.flavour.ends_with("debug")));
         all.insert("CPUS", self.machine.cpus.to_string());
         for (name, value) in &self.variables {
             all.insert(name, value.clone());
@@ -522,6 +522,7 @@ impl Watcher<'_> {
             at,
             walk,
             counters: None,
+            audited: None,
         });
         Ok(())
     }

@@ -37,9 +37,9 @@ pub struct Machine {
 pub struct LookWish {
     /// A regular expression for the tag of the look as a whole.
     pub tag: String,
-    /// Regions that are one entry, at least; with the series.
+    /// Regions that are one entry, in percent of those that have memory, at least; with the series.
     #[serde(default)]
-    pub whole: usize,
+    pub whole: u8,
     /// Every region that is not has a reason in the trace; with the series.
     #[serde(default)]
     pub healed: bool,
@@ -49,8 +49,8 @@ pub struct LookWish {
     /// Refusals that were counted, at least; with the series.
     #[serde(default)]
     pub reasons: BTreeMap<String, u64>,
-    /// Regions that are one entry, at most; on an unpatched Xen.
-    pub before: Option<usize>,
+    /// Regions that are one entry, in percent, at most; on an unpatched Xen.
+    pub before: Option<u8>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

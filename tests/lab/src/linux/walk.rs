@@ -44,6 +44,18 @@ impl Walk {
         self.count(Region::Whole) + self.count(Region::Broken)
     }
 
+    /// Of the regions that have memory, the percentage of those that are one entry.
+    pub fn percent_whole(&self) -> f64 {
+        let whole = self.count(Region::Whole);
+        let all = self.full() + self.count(Region::Holes);
+        whole as f64 * 100.0 / all.max(1) as f64
+    }
+
+    /// Pages of plain memory.
+    pub fn pages(&self) -> u64 {
+        self.ram_4k + (self.ram_2m << LEVEL_BITS) + (self.ram_1g << (2 * LEVEL_BITS))
+    }
+
     /// Memory references for a translation that is in no cache, on average over the guest's
     /// memory: each of the guest's levels has to be translated itself, and then the page.
     pub fn references(&self) -> f64 {
@@ -227,6 +239,8 @@ mod tests {
         assert_eq!(seen.regions.len(), 1024);
         assert_eq!(seen.count(Region::Whole), 1 + 512);
         assert_eq!(seen.full(), 2 + 512);
+        assert_eq!(seen.percent_whole(), 513.0 * 100.0 / 515.0);
+        assert_eq!(seen.pages(), (1 << 18) + 512 + 1023);
         assert_eq!(seen.to_string(), "1 x 1G + 1 x 2M + 1023 x 4K");
     }
 

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# A guest whose balloon has taken single pages from all over moves its holes together, with
+# XENMEM_exchange (tools/guest): it has free blocks of 2 MiB again, and the host 2M entries.
+#
+# MIB: the size of the guest, SMALL: what the balloon leaves of it.
+start_trace
+guest one "$MIB"
+must one keep 16
+must one scatter $((MIB / 2))
+balloon one "$SMALL"
+must one gathered
+# What Linux can do by itself.
+must one compact
+settle one
+look one holes
+before=$(must one blocks)
+
+if ours; then
+    say "= $(must one compact_balloon)"
+    must one compact
+else
+    # An unpatched Xen refuses.
+    said=$(ask one compact_balloon) && die "an unpatched Xen exchanges pages of a guest: $said"
+    say "= $said"
+fi
+settle one
+must one kept
+look one healed
+after=$(must one blocks)
+say "= free in the guest in blocks of at least 2 MiB: $before MiB before, $after MiB after"
+! ours || [ "$after" -gt "$before" ] || die "no large block was won in the guest"
+
+# The balloon driver takes the pages back as it gave them up.
+balloon one "$MIB"
+settle one
+must one kept
+look one full
