@@ -51,9 +51,10 @@ idle()
 }
 
 # scatter MIB: has MIB of memory used and given back in single pages, here and there, so that what
-# the balloon takes next is everywhere. `gathered` ends that.
+# the balloon takes next is everywhere. `gathered` ends that. (Linux would begin to compact.)
 scatter()
 {
+    echo 0 >/proc/sys/vm/compaction_proactiveness
     inside scatter /mem/scattered "$1"
 }
 
@@ -82,5 +83,5 @@ compact_balloon()
 # blocks: free memory of the guest in pieces of at least 2 MiB, in MiB.
 blocks()
 {
-    awk '{ for (i = 14; i <= NF; i++) n += $i * 2 ^ (i - 14) * 2 } END { print n + 0 }' /proc/buddyinfo
+    awk '{ size = 2; for (i = 14; i <= NF; i++) { n += $i * size; size *= 2 } } END { print n + 0 }' /proc/buddyinfo
 }

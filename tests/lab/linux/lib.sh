@@ -129,7 +129,7 @@ path()
 # answers NAME: waits until the guest is up (again).
 answers()
 {
-    until_true 90 xenstore-exists "$(path "$1")/up" || die "guest $1 does not come up"
+    until_true 180 xenstore-exists "$(path "$1")/up" || die "guest $1 does not come up"
 }
 
 # begin NAME COMMAND: gives the guest something to do, and goes on.
@@ -158,7 +158,7 @@ result()
 {
     data=$(path "$1")
     number=$(xenstore-read "$data/number")
-    until_true "${LIMIT:-120}" answered || die "guest $1 does not answer: $(xenstore-read "$data/command")"
+    until_true "${LIMIT:-200}" answered || die "guest $1 does not answer: $(xenstore-read "$data/command")"
     set -- $(xenstore-read "$data/answer")
     shift
     status=$1
@@ -205,9 +205,9 @@ balloon()
     was=$(current "$1")
     xl mem-set "$1" "$2" || die "xl mem-set $1 $2"
     if [ "$was" -gt "$2" ]; then
-        until_true 60 at_most "$1" $(($2 + 1)) || die "guest $1 has $(current "$1") MiB, and should have $2"
+        until_true 120 at_most "$1" $(($2 + 1)) || die "guest $1 has $(current "$1") MiB, and should have $2"
     else
-        until_true 60 at_least "$1" $(($2 - 1)) || die "guest $1 has $(current "$1") MiB, and should have $2"
+        until_true 120 at_least "$1" $(($2 - 1)) || die "guest $1 has $(current "$1") MiB, and should have $2"
     fi
 }
 
@@ -215,7 +215,7 @@ balloon()
 gone()
 {
     step "gone $1"
-    until_true 60 no_domain "$1" || die "domain $1 is still there"
+    until_true 120 no_domain "$1" || die "domain $1 is still there"
 }
 
 no_domain()
@@ -235,7 +235,7 @@ settle()
 {
     step "settle $1"
     ours || { sleep "${STOCK_SLEEP:-1}"; return; }
-    inside settle "$(domid "$1")" --limit "${SETTLE:-90}" --quiet "${QUIET:-2}" || die "guest $1 does not settle"
+    inside settle "$(domid "$1")" --limit "${SETTLE:-150}" --quiet "${QUIET:-2}" || die "guest $1 does not settle"
 }
 
 # mode NAME MODE: off, in-place or full; default: as Xen's command line says.

@@ -36,6 +36,9 @@ pub enum Command {
         file: PathBuf,
         /// Which to run; all of them if none is named
         scenarios: Vec<String>,
+        /// Runs nothing: what came of earlier runs is written
+        #[arg(long, conflicts_with = "scenarios")]
+        kept: bool,
         #[command(flatten)]
         options: Options,
     },
@@ -63,9 +66,9 @@ pub struct Options {
     /// Seconds after which a run is ended
     #[arg(long, value_name = "SECONDS")]
     limit: Option<u64>,
-    /// How many machines at once
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    jobs: usize,
+    /// How many machines at once: one, or with --ci as many as there are CPUs
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
     /// Prints the console as it comes
     #[arg(short, long)]
     verbose: bool,
@@ -91,6 +94,7 @@ pub fn act(place: &Place, command: &Command) -> Result<bool> {
         Command::Results {
             file,
             scenarios,
+            kept,
             options,
         } => {
             let all: Vec<String> = table.scenarios.iter().map(|s| s.name.clone()).collect();
@@ -99,7 +103,7 @@ pub fn act(place: &Place, command: &Command) -> Result<bool> {
             } else {
                 scenarios
             };
-            let passed = perform(place, &table, names, options)?;
+            let passed = *kept || perform(place, &table, names, options)?;
             let text = document(place, &table)?;
             fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
             Ok(passed)
@@ -130,7 +134,11 @@ fn perform(place: &Place, table: &Table, names: &[String], options: &Options) ->
     let results: Vec<Mutex<Option<Result<Report>>>> =
         tasks.iter().map(|_| Mutex::new(None)).collect();
     std::thread::scope(|scope| {
-        for _ in 0..options.jobs.clamp(1, tasks.len().max(1)) {
+        let cpus = || std::thread::available_parallelism().map_or(1, |n| n.get());
+        let jobs = options
+            .jobs
+            .unwrap_or_else(|| if options.ci { cpus() } else { 1 });
+        for _ in 0..jobs.clamp(1, tasks.len().max(1)) {
             scope.spawn(|| {
                 while let Some((n, task)) = tasks
                     .iter()
@@ -163,11 +171,11 @@ fn perform(place: &Place, table: &Table, names: &[String], options: &Options) ->
         {
             println!("\n{}:\n\n{}", scenario.name, looks_table(&runs));
         }
-        keep(
-            place,
-            scenario,
-            &section(scenario, &runs, form, options.seed),
-        )?;
+        // The document compares, and CI does not.
+        if !options.ci {
+            let text = section(scenario, &runs, form, options.seed);
+            keep(place, scenario, &text)?;
+        }
     }
     Ok(reports.iter().all(|(_, report)| report.verdict.passed()))
 }
@@ -236,6 +244,9 @@ fn run(place: &Place, table: &Table, task: &Task<'_>, options: &Options) -> Resu
     let mut text = format!("{word} {} ({seconds:.1} s)\n", request.title());
     for remark in remarks(&report) {
         text += &format!("  {remark}\n");
+    }
+    if let Some(page) = &report.page {
+        text += &format!("  the trace, for a browser: {}\n", page.display());
     }
     if !report.verdict.passed() {
         for fault in &report.verdict.faults {

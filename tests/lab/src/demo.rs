@@ -244,13 +244,21 @@ pub fn page(report: &Report) -> Result<Option<PathBuf>> {
     let Some((trace, extract)) = &report.trace else {
         return Ok(None);
     };
+    page_of(trace, &extract.file, clock(report)).map(Some)
+}
+
+/// The page of a trace that is in the file `trace`, beside it.
+///
+/// # Errors
+/// It cannot be written.
+pub fn page_of(trace: &Path, bytes: &[u8], clock: Clock) -> Result<PathBuf> {
     let mut analysis = Analysis::new(true);
-    let scan = scan(&extract.file[..], false, |timed| analysis.take(timed));
+    let scan = scan(bytes, false, |timed| analysis.take(timed));
     let view = analysis.finish(scan.first, scan.last);
-    let html = plot::page(&near(trace), &scan, &view, clock(report));
+    let html = plot::page(&near(trace), &scan, &view, clock);
     let path = trace.with_file_name("trace.html");
     fs::write(&path, html).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(Some(path))
+    Ok(path)
 }
 
 /// Where to look further.

@@ -4,7 +4,6 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -124,8 +123,6 @@ pub fn perform(
     };
     let guest = place.guest(request.guest)?;
     let logs = place.logs(&request.title())?;
-    let console_log = logs.dir.join("console.log");
-    let emulator_log = logs.dir.join("emulator.log");
 
     let command_line = request.command_line();
     let launch = emulator::by_name(&request.machine.emulator)?.launch(&Boot {
@@ -136,14 +133,10 @@ pub fn perform(
         scratch: &place.out().join("cache/lab"),
         logs: &logs.dir,
     })?;
-    fs::write(logs.dir.join("command.txt"), shown(&launch.command))
-        .with_context(|| format!("cannot write to {}", logs.dir.display()))?;
-
     let outcome = run::run(
         Job {
             command: launch.command,
-            console_log: console_log.clone(),
-            emulator_log: emulator_log.clone(),
+            logs: logs.dir.clone(),
             limit: request.limit,
             inherited: launch.inherited,
             console: launch.console,
@@ -175,10 +168,10 @@ pub fn perform(
         verdict,
         facts,
         wall: outcome.wall,
-        console_log,
+        console_log: run::console_log(&logs.dir),
         trace,
         last_lines: last_lines(&outcome.lines),
-        emulator_words: tail(&emulator_log),
+        emulator_words: tail(&run::emulator_log(&logs.dir)),
     })
 }
 
@@ -202,20 +195,4 @@ fn tail(path: &Path) -> String {
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
-}
-
-/// A command as one would type it.
-pub(crate) fn shown(command: &Command) -> String {
-    let words: Vec<String> = std::iter::once(command.get_program())
-        .chain(command.get_args())
-        .map(|word| {
-            let word = word.to_string_lossy();
-            if word.contains([' ', '\'', '"']) {
-                format!("'{}'", word.replace('\'', r"'\''"))
-            } else {
-                word.into_owned()
-            }
-        })
-        .collect();
-    words.join(" ") + "\n"
 }

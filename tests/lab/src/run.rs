@@ -6,7 +6,7 @@
 //! in the middle (PR_SET_PDEATHSIG).
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -92,10 +92,8 @@ impl fmt::Display for End {
 #[derive(Debug)]
 pub struct Job {
     pub command: Command,
-    /// Where the console goes, with time stamps.
-    pub console_log: PathBuf,
-    /// Where the emulator's own messages go.
-    pub emulator_log: PathBuf,
+    /// The folder for the command, the console with time stamps and the emulator's own messages.
+    pub logs: PathBuf,
     pub limit: Duration,
     /// Files that the emulator inherits, under the same number.
     pub inherited: Vec<OwnedFd>,
@@ -111,17 +109,49 @@ pub struct Outcome {
     pub wall: Duration,
 }
 
+/// Where the console goes.
+pub fn console_log(logs: &Path) -> PathBuf {
+    logs.join("console.log")
+}
+
+/// Where the emulator's own messages go.
+pub fn emulator_log(logs: &Path) -> PathBuf {
+    logs.join("emulator.log")
+}
+
+/// A command as one would type it.
+fn shown(command: &Command) -> String {
+    let words: Vec<String> = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|word| {
+            let word = word.to_string_lossy();
+            if word.contains([' ', '\'', '"']) {
+                format!("'{}'", word.replace('\'', r"'\''"))
+            } else {
+                word.into_owned()
+            }
+        })
+        .collect();
+    words.join(" ") + "\n"
+}
+
 /// Runs an emulator to its end. `on_line` sees each line as it comes.
 pub fn run(job: Job, on_line: &mut dyn FnMut(&Line)) -> Result<Outcome> {
-    let mut log = File::create(&job.console_log)
-        .with_context(|| format!("cannot write {}", job.console_log.display()))?;
+    let context = || format!("cannot write to {}", job.logs.display());
+    fs::write(job.logs.join("command.txt"), shown(&job.command)).with_context(context)?;
+    let mut log = File::create(console_log(&job.logs)).with_context(context)?;
 
     let start = Instant::now();
     let stdout = match job.console {
         None => Stdio::piped(),
         Some(_) => Stdio::null(),
     };
-    let mut emulator = Emulator::start(job.command, stdout, &job.emulator_log, &job.inherited)?;
+    let mut emulator = Emulator::start(
+        job.command,
+        stdout,
+        &emulator_log(&job.logs),
+        &job.inherited,
+    )?;
     // The emulator has its own by now; with ours open the console would never end.
     drop(job.inherited);
     let mut console = File::from(match job.console {

@@ -14,8 +14,7 @@ fn job(dir: &Path, script: &str, limit: Duration) -> Job {
     command.arg("-c").arg(script).current_dir(dir);
     Job {
         command,
-        console_log: dir.join("console.log"),
-        emulator_log: dir.join("emulator.log"),
+        logs: dir.to_owned(),
         limit,
         inherited: vec![],
         console: None,

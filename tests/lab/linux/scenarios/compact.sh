@@ -6,14 +6,14 @@
 start_trace
 guest one "$MIB"
 must one keep 16
-must one scatter $((MIB / 2))
+must one scatter $((MIB * 18 / 32))
 balloon one "$SMALL"
 must one gathered
 # What Linux can do by itself.
 must one compact
 settle one
 look one holes
-before=$(must one blocks)
+before=$(must one blocks) || exit 1
 
 if ours; then
     say "= $(must one compact_balloon)"
@@ -26,7 +26,7 @@ fi
 settle one
 must one kept
 look one healed
-after=$(must one blocks)
+after=$(must one blocks) || exit 1
 say "= free in the guest in blocks of at least 2 MiB: $before MiB before, $after MiB after"
 ! ours || [ "$after" -gt "$before" ] || die "no large block was won in the guest"
 

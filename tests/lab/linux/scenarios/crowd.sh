@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-# Four guests balloon against each other on a machine that has room for three and a half. All of
+# Four guests balloon against each other on a machine that has no room for all they may ask for. All of
 # them are healed, none is starved, and what cannot be had is refused in good order.
 for name in a b c d; do
-    guest $name 144
-    balloon $name 96
+    guest $name 192
+    balloon $name 112
     must $name keep 16
 done
 round=1
@@ -11,14 +11,14 @@ while [ $round -le "$ROUNDS" ]; do
     for name in a b c d; do
         rand 3
         # The target may be more than there is: then the guest stays where it is.
-        xl mem-set $name $((96 + RANDOM_NUMBER * 24))
+        xl mem-set $name $((112 + RANDOM_NUMBER * 40))
     done
     sleep 2
     round=$((round + 1))
 done
 for name in a b c d; do
     must $name kept
-    balloon $name 96
+    balloon $name 112
 done
 for name in a b c d; do
     settle $name

@@ -34,7 +34,7 @@ static LINUX_COMPLAINTS: LazyLock<RegexSet> = LazyLock::new(|| {
         r"soft lockup|hard LOCKUP|rcu.*stall|blocked for more than",
         r"I/O error|Buffer I/O|Corrupt",
         r"segfault at ",
-        r"^FAIL: ",
+        r"\bFAIL: ",
     ])
     .expect("constants")
 });

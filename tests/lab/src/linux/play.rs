@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use regex::Regex;
 use xen_coalesce::trace::format::Trace;
+use xen_coalesce::words::Clock;
 
 use super::image::Image;
 use super::judge::{Look, Story, Verdict};
@@ -20,6 +21,7 @@ use super::link::{Channel, Monitor};
 use super::table::{Machine, Scenario, source};
 use super::walk::{Walk, walk};
 use crate::console::Line;
+use crate::demo::page_of;
 use crate::place::Place;
 use crate::ram::{Layout, Ram};
 use crate::run::{self, Job, Outcome};
@@ -140,6 +142,8 @@ pub struct Report {
     pub wall: Duration,
     pub logs: PathBuf,
     pub last_lines: Vec<String>,
+    /// The trace's page for a browser.
+    pub page: Option<PathBuf>,
 }
 
 /// What Debian's packages gave (scripts/fetch-linux.sh).
@@ -327,7 +331,6 @@ pub fn play(
         .args(["-d", "exec", "-dfilter", &format!("{steal_page:#x}+1")])
         .arg("-D")
         .arg(&steals);
-    fs::write(file("command.txt"), crate::lab::shown(&command))?;
 
     let limit = request
         .limit
@@ -346,8 +349,7 @@ pub fn play(
     let outcome = run::run(
         Job {
             command,
-            console_log: file("console.log"),
-            emulator_log: file("emulator.log"),
+            logs: logs.dir.clone(),
             limit,
             inherited: vec![ram_fd, monitor_fd, control_fd],
             console: None,
@@ -370,6 +372,7 @@ pub fn play(
         Ok(()) => story.take_results(&file("results")),
         Err(error) => story.faults.push(format!("no results came out: {error:#}")),
     }
+    let page = page(&file("results"), &story)?;
     let verdict = Verdict::new(&story, &outcome.end, request)?;
     let Outcome { lines, wall, .. } = outcome;
     Ok(Report {
@@ -378,7 +381,19 @@ pub fn play(
         wall,
         logs: logs.dir.clone(),
         last_lines: crate::lab::last_lines(&lines),
+        page,
     })
+}
+
+fn page(results: &Path, story: &Story) -> Result<Option<PathBuf>> {
+    let trace = results.join("trace.bin");
+    if story.trace.is_none() {
+        return Ok(None);
+    }
+    let clock = Clock {
+        tsc_mhz: story.facts.tsc_mhz,
+    };
+    page_of(&trace, &fs::read(&trace)?, clock).map(Some)
 }
 
 /// A comma separates words of QEMU, and two commas are one in a name.

@@ -137,7 +137,7 @@ pub fn keep(place: &Place, scenario: &Scenario, section: &str) -> Result<()> {
     Ok(())
 }
 
-/// The document, of the parts that there are.
+/// The document: what came of each scenario, or that it was not run.
 pub fn document(place: &Place, table: &Scenarios) -> Result<String> {
     let read = |path: &Path| fs::read_to_string(path).unwrap_or_default();
     let mut text = String::from(
@@ -172,7 +172,10 @@ pub fn document(place: &Place, table: &Scenarios) -> Result<String> {
             .out()
             .join(format!("linux-results/{}.md", scenario.name));
         let section = read(&path);
-        if !section.is_empty() {
+        if section.is_empty() {
+            let (name, shows) = (&scenario.name, &scenario.shows);
+            let _ = write!(text, "\n## {name}\n\n{shows}.\n\nNot run.\n");
+        } else {
             let _ = write!(text, "\n{section}");
         }
     }
