@@ -62,11 +62,17 @@ pub enum Reason {
     TypePinned = 21,
     /// One entry could not say the memory type of all pages (MTRRs).
     Cacheability = 22,
+    /// Somebody watches accesses to it (mem_access): its permissions are not those
+    /// that the domain's pages have.
+    MemAccess = 23,
+    /// Code in it is executed, on a processor on which superpages must not be
+    /// executable (XSA-304): Xen would break it again.
+    ExecSp = 24,
 }
 
 impl Reason {
     /// How many there are.
-    pub const COUNT: usize = 23;
+    pub const COUNT: usize = 25;
 }
 
 /// What broke a leaf. The numbers are public (`XEN_DOMCTL_COALESCE_CAUSE_*`) and
@@ -143,6 +149,9 @@ pub enum Counter {
     HoldTicks = 11,
     /// TSC ticks spent copying pages.
     CopyTicks = 12,
+    /// GiB of which 512 leaves became one again, with no copy. (What made the last of
+    /// the 512 is counted besides.)
+    PromotedGib = 13,
 }
 
 /// Entries of the public array: counters first, reasons from

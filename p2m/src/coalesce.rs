@@ -3,13 +3,13 @@
 //! act first: promote in place, complete, migrate, or leave it and say why.
 
 use crate::account::{Account, Counter, Outcome, Reason};
-use crate::addr::{Mfn, Order, REGION_PAGES, Region};
+use crate::addr::{Gfn, Mfn, Order, REGION_PAGES, Region};
 use crate::frames::{Frozen, List, Loss, Pending, Retired};
 use crate::ledger::Ledger;
 use crate::machine::{Block, Facts, Holder, Locked, Machine, Purpose};
 pub use crate::plan::Scratch;
 use crate::plan::{Stock, can_make_room};
-use crate::region::{State, judge, unchanged};
+use crate::region::{State, gib_in_order, judge, unchanged};
 use crate::trace::{Event, Record};
 
 /// How far the coalescer may go (`coalesce=` on Xen's command line, or
@@ -111,12 +111,13 @@ pub fn heal<M: Machine>(
     limits: Limits,
     now: u64,
 ) -> Outcome {
+    let mut gib = false;
     let look = {
         let since = machine.ticks();
         let mut locked = machine.lock();
         let look = look(&mut locked, scratch, region, limits.mode);
         if let Look::Done(outcome) = &look {
-            note(&mut locked, region, *outcome, now);
+            gib = note(&mut locked, region, *outcome, now);
         }
         drop(locked);
         if let Look::Done(Outcome::Promoted) = look {
@@ -137,7 +138,7 @@ pub fn heal<M: Machine>(
                     outcome = go(machine, scratch, region, way, limits);
                 }
             }
-            note(&mut machine.lock(), region, outcome, now);
+            gib = note(&mut machine.lock(), region, outcome, now);
             outcome
         }
     };
@@ -146,15 +147,20 @@ pub fn heal<M: Machine>(
         let record = Record::new(0, reason as u8, region.start(), None);
         machine.trace(Event::Refuse, record);
     }
+    if gib {
+        machine.account().add(Counter::PromotedGib, 1);
+    }
     machine.account().settle(outcome);
     outcome
 }
 
-/// Tell the ledger.
-fn note<L: Locked>(locked: &mut L, region: Region, outcome: Outcome, now: u64) {
+/// Tell the ledger. `true`: the region was the last of its GiB, which is one leaf
+/// now.
+fn note<L: Locked>(locked: &mut L, region: Region, outcome: Outcome, now: u64) -> bool {
     match outcome {
         Outcome::Promoted | Outcome::Completed | Outcome::Migrated => {
-            locked.ledger().healed(region)
+            locked.ledger().healed(region);
+            return promote_gib(locked, region.start().align(Order::GIB));
         }
         // What was done counts for nothing yet.
         Outcome::Refused(Reason::Interrupted) => locked.ledger().touch(region, now),
@@ -170,21 +176,35 @@ fn note<L: Locked>(locked: &mut L, region: Region, outcome: Outcome, now: u64) {
         ) => locked.ledger().retry(region, now),
         Outcome::Refused(_) => {}
     }
+    false
 }
 
 fn state<L: Locked>(locked: &mut L, scratch: &mut Scratch, region: Region) -> State {
     if let Some(reason) = unfit(locked.facts()) {
         return State::Not(reason);
     }
+    if locked.ledger().is_executed(region) {
+        return State::Not(Reason::ExecSp);
+    }
     let mut state = locked.view(region, |view| judge(region, view, scratch));
     if state == State::Not(Reason::Recalc) {
         locked.recalculate(region);
         state = locked.view(region, |view| judge(region, view, scratch));
     }
-    if matches!(state, State::InOrder { .. } | State::Astray) && locked.log_dirty_range(region) {
-        return State::Not(Reason::LogDirty);
+    let block = match state {
+        State::InOrder { base } => base,
+        State::Astray => scratch.home(),
+        State::Not(_) => return state,
+    };
+    if locked.log_dirty_range(region) {
+        State::Not(Reason::LogDirty)
+    } else if locked.lookup(region.start()).access != locked.default_access() {
+        State::Not(Reason::MemAccess)
+    } else if !locked.one_memory_type(region.start(), block, Order::REGION) {
+        State::Not(Reason::Cacheability)
+    } else {
+        state
     }
-    state
 }
 
 /// The region is what the last look listed, and may be worked on.
@@ -217,7 +237,7 @@ fn look<L: Locked>(locked: &mut L, scratch: &mut Scratch, region: Region, mode: 
 fn promote<L: Locked>(locked: &mut L, region: Region, base: Mfn) -> Outcome {
     let access = locked.lookup(region.start()).access;
     let mut pending = Pending::new();
-    let result = locked.promote(&mut pending, region.start(), base, access);
+    let result = locked.promote(&mut pending, region.start(), base, Order::REGION, access);
 
     // Nobody frees a frame, but the walker may still be in the old table.
     let _ = locked.flush(pending);
@@ -225,6 +245,34 @@ fn promote<L: Locked>(locked: &mut L, region: Region, base: Mfn) -> Outcome {
         Ok(()) => Outcome::Promoted,
         Err(_) => Outcome::Refused(Reason::NoMemory),
     }
+}
+
+/// The same a level higher: 512 leaves become one, if they happen to lie in order. What
+/// was born so comes to lie so again; no frame is moved for it.
+fn promote_gib<L: Locked>(locked: &mut L, gfn: Gfn) -> bool {
+    let facts = locked.facts();
+    // The tables of an IOMMU would be looked at page by page.
+    if !facts.contains(Facts::HAP_1GB) || facts.contains(Facts::IOMMU) || unfit(facts).is_some() {
+        return false;
+    }
+    let Some(base) = locked.view_gib(gfn, gib_in_order) else {
+        return false;
+    };
+    let access = locked.lookup(gfn).access;
+    let tracked = (gfn.region().0..u64::MAX)
+        .take(REGION_PAGES as usize)
+        .any(|region| locked.log_dirty_range(Region(region)));
+    if tracked
+        || access != locked.default_access()
+        || !locked.one_memory_type(gfn, base, Order::GIB)
+    {
+        return false;
+    }
+    let mut pending = Pending::new();
+    let result = locked.promote(&mut pending, gfn, base, Order::GIB, access);
+
+    let _ = locked.flush(pending);
+    result.is_ok()
 }
 
 // Costs in eighths of the copy of a page, as they were measured (`coalesce-bench`).
@@ -239,15 +287,23 @@ const COST_OTHER_REGION: u64 = 19;
 const COST_MIGRATE: u64 = REGION_PAGES * 9;
 
 /// What it costs to bring the pages that [`judge`] has just listed to their
-/// places in the block that is aimed at; or why it cannot be done.
+/// places in the block that is aimed at; or why it cannot be done. More than
+/// `limit` is not looked into.
 fn cost_to_complete<L: Locked>(
     locked: &mut L,
     scratch: &Scratch,
     region: Region,
+    limit: u64,
 ) -> Result<u64, Reason> {
     let home = scratch.home();
+    // What the pages that were not looked at yet will cost at least.
+    let mut rest = scratch.astray().count().saturating_mul(COST_OWN);
 
     scratch.astray().iter().try_fold(0u64, |cost, slot| {
+        if cost.saturating_add(rest) > limit {
+            return Err(Reason::NoMemory);
+        }
+        rest = rest.saturating_sub(COST_OWN);
         let frame = home.add(slot);
         let more = match locked.holder(frame) {
             Holder::Free => COST_FREE,
@@ -268,7 +324,7 @@ fn cost_to_complete<L: Locked>(
 fn way<L: Locked>(locked: &mut L, scratch: &mut Scratch, region: Region) -> Result<Way, Reason> {
     let home = scratch.home();
 
-    match cost_to_complete(locked, scratch, region) {
+    match cost_to_complete(locked, scratch, region, COST_MIGRATE) {
         Ok(cost) if cost <= COST_MIGRATE => return Ok(Way::Complete { home }),
         _ => {}
     }
@@ -276,7 +332,7 @@ fn way<L: Locked>(locked: &mut L, scratch: &mut Scratch, region: Region) -> Resu
         None => Ok(Way::Migrate { near: home }),
         Some((home, reason)) => {
             scratch.aim(home);
-            match cost_to_complete(locked, scratch, region) {
+            match cost_to_complete(locked, scratch, region, u64::MAX) {
                 Ok(_) => Ok(Way::Complete { home }),
                 Err(_) => Err(reason),
             }
@@ -289,8 +345,13 @@ fn way<L: Locked>(locked: &mut L, scratch: &mut Scratch, region: Region) -> Resu
 /// the first.
 fn anchor<L: Locked>(locked: &mut L, list: &List) -> Result<Option<(Mfn, Reason)>, Reason> {
     let mut anchor = None;
+    let mut rest = list.as_slice();
 
-    for pair in list.as_slice() {
+    while let Some((pair, others)) = rest
+        .get(locked.movable_pages(rest) as usize..)
+        .and_then(<[_]>::split_first)
+    {
+        // (Or it has become so meanwhile.)
         if let Err(reason) = locked.movable(pair.gfn(), pair.mfn()) {
             let block = pair.mfn().align(Order::REGION);
             let (home, reason) = *anchor.get_or_insert((block, reason));
@@ -298,6 +359,7 @@ fn anchor<L: Locked>(locked: &mut L, list: &List) -> Result<Option<(Mfn, Reason)
                 return Err(reason);
             }
         }
+        rest = others;
     }
     Ok(anchor)
 }
@@ -324,10 +386,9 @@ fn second_way<L: Locked>(
     let home = scratch.home();
     let second = match first {
         // There was no block: what the first look found too dear may do.
-        Way::Migrate { .. } if reason == Reason::NoMemory => {
-            cost_to_complete(locked, scratch, region).ok()?;
-            Way::Complete { home }
-        }
+        Way::Migrate { .. } if reason == Reason::NoMemory => Way::Complete {
+            home: make_block(locked, scratch, region)?,
+        },
         // What was to be free, or to make room, was not.
         Way::Complete { .. } if reason == Reason::NoMemory => {
             anchor(locked, &scratch.pages)
@@ -339,6 +400,44 @@ fn second_way<L: Locked>(
         _ => way(locked, scratch, region).ok()?,
     };
     (second != first).then_some(second)
+}
+
+/// How many blocks [`make_block`] looks into.
+const BLOCKS_TRIED: usize = 4;
+
+/// No block is free. One in which pages of the region lie already, and besides them
+/// nothing but free pages and pages of this domain that can make room, is as
+/// good: the cheapest of the first few.
+fn make_block<L: Locked>(locked: &mut L, scratch: &mut Scratch, region: Region) -> Option<Mfn> {
+    let mut tried = [Mfn::INVALID; BLOCKS_TRIED];
+    let mut best = None;
+    let mut limit = u64::MAX;
+    let mut slot = 0;
+
+    for i in 0..BLOCKS_TRIED {
+        let block = if i == 0 {
+            scratch.home()
+        } else {
+            // The next page that lies in one that was not looked into.
+            let pages = scratch.pages.as_slice().get(slot..).unwrap_or(&[]);
+            let blocks = pages.iter().map(|pair| pair.mfn().align(Order::REGION));
+            let Some((at, block)) = (slot..).zip(blocks).find(|(_, b)| !tried.contains(b)) else {
+                break;
+            };
+            slot = at.wrapping_add(1);
+            block
+        };
+        if let Some(place) = tried.get_mut(i) {
+            *place = block;
+        }
+        scratch.aim(block);
+        if let Ok(cost) = cost_to_complete(locked, scratch, region, limit) {
+            if cost < limit {
+                (best, limit) = (Some(block), cost);
+            }
+        }
+    }
+    best
 }
 
 /// What one lock hold has done.
@@ -576,14 +675,8 @@ fn batch<'l, L: Locked>(
     if !plan.kept.is_empty() {
         frozen.thaw_some(locked, |index| plan.kept.has(index));
     }
-    for pair in frozen.pairs() {
-        locked.set_m2p(pair.mfn(), None);
-    }
-    let touched = plan.touched.iter();
-    locked.redirect(
-        &table,
-        touched.filter_map(|slot| pages.as_slice().get(slot as usize)),
-    );
+    locked.clear_m2p(frozen.pairs());
+    locked.redirect(&table, pages.as_slice(), &plan.touched);
     for pair in scratch.evicted.as_slice() {
         locked.install(&mut pending, pair.gfn(), pair.mfn(), Order::PAGE, access);
     }

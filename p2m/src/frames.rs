@@ -38,6 +38,9 @@ pub struct Pair {
 }
 
 impl Pair {
+    /// Where the machine frame stands in it: C reads it.
+    pub const MFN_OFFSET: usize = mem::offset_of!(Pair, mfn);
+
     /// The guest frame.
     pub fn gfn(&self) -> Gfn {
         Gfn(self.gfn)
@@ -316,20 +319,13 @@ impl<'l, X: Loss> Frozen<'l, X> {
     where
         L: Locked<Loss = X>,
     {
-        let mut done = 0;
-        let failed = list.as_slice().iter().find_map(|pair| {
-            let failed = locked.freeze(pair.gfn(), pair.mfn()).err();
-            if failed.is_none() {
-                done = u64::wrapping_add(done, 1);
-            }
-            failed
-        });
+        let (done, failed) = locked.freeze_all(list.as_slice());
 
         list.truncate(done);
         let frozen = Self::new(list);
         match failed {
-            None => Ok(frozen),
-            Some(reason) => {
+            Ok(()) => Ok(frozen),
+            Err(reason) => {
                 frozen.thaw(locked);
                 Err(reason)
             }
@@ -404,17 +400,46 @@ impl<X: Loss> Retired<'_, X> {
         };
         let mut rest = list.as_slice();
 
-        while let Some(first) = rest.first() {
-            let mut take = Order::PAGE;
+        while !rest.is_empty() {
+            let (pages, others) = singles(rest, order);
 
-            while take < order && is_pair_of(rest, take) {
-                take = take.larger();
+            if !pages.is_empty() {
+                machine.free_retired_pages(pages);
             }
+            rest = others;
+            if let Some(first) = rest.first() {
+                let block = block(rest, order);
 
-            machine.free_retired(first.mfn(), take);
-            rest = rest.get(take.pages() as usize..).unwrap_or(&[]);
+                machine.free_retired(first.mfn(), block);
+                rest = rest.get(block.pages() as usize..).unwrap_or(&[]);
+            }
         }
     }
+}
+
+/// The pages that come before the first block of more than one.
+fn singles(list: &[Pair], order: Order) -> (&[Pair], &[Pair]) {
+    let pairs = list.windows(2);
+    let first = match order {
+        Order::PAGE => None,
+        _ => pairs
+            .into_iter()
+            .position(|pair| is_pair_of(pair, Order::PAGE)),
+    };
+
+    first
+        .and_then(|first| list.split_at_checked(first))
+        .unwrap_or((list, &[]))
+}
+
+/// The largest block of up to `order` with which the list begins.
+fn block(list: &[Pair], order: Order) -> Order {
+    let mut block = Order::PAGE;
+
+    while block < order && is_pair_of(list, block) {
+        block = block.larger();
+    }
+    block
 }
 
 /// The list begins with a block of twice `order`, if it begins with one of

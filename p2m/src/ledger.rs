@@ -14,7 +14,8 @@
 //! heal adds one to E: a guest that breaks the same regions again and again
 //! has them healed half as often each time. Eight bits cannot tell a region
 //! that is due from one that has been due for six or seven slots; that one
-//! waits for two slots more.
+//! waits for two slots more. The largest E is no cool-down: the region was broken
+//! because code in it is executed (XSA-304), and is not made whole again.
 
 use crate::addr::Region;
 use core::ops::DerefMut;
@@ -37,6 +38,9 @@ pub const SLOT: u64 = 1 << SLOT_LOG2;
 
 /// Largest exponent: a slot of 131 s.
 const COOL_MAX: u8 = 14;
+
+/// In the place of the exponent: not to be made whole at all.
+const EXECUTED: u8 = 15;
 
 const QUEUED: u8 = 0x80;
 const DUE_SHIFT: u32 = 4;
@@ -109,6 +113,10 @@ pub trait Ledger {
     fn next(&mut self, now: u64) -> Next;
     /// Regions waiting.
     fn queued(&self) -> u64;
+    /// `region` was broken because code in it is executed, and would be again.
+    fn executed(&mut self, region: Region);
+    /// The same was told before, and `region` did not become one leaf or empty since.
+    fn is_executed(&mut self, region: Region) -> bool;
 }
 
 /// The ledger of one domain: `R` owns the root, `L` a leaf.
@@ -285,7 +293,24 @@ where
     }
 
     fn settled(&mut self, region: Region) {
-        self.change(region, |byte| byte & !QUEUED);
+        self.change(region, |byte| match byte & COOL_MASK {
+            EXECUTED => 0,
+            _ => byte & !QUEUED,
+        });
+    }
+
+    fn executed(&mut self, region: Region) {
+        self.change(region, |_| EXECUTED);
+    }
+
+    fn is_executed(&mut self, region: Region) -> bool {
+        match self.slot(gib_of(region)) {
+            Some(Slot::Known(leaf)) => leaf
+                .regions
+                .get(index_of(region))
+                .is_some_and(|byte| byte & COOL_MASK == EXECUTED),
+            _ => false,
+        }
     }
 
     fn healed(&mut self, region: Region) {
@@ -362,7 +387,7 @@ fn ripe(byte: u8, now: u64) -> bool {
     let due = (byte & DUE_MASK) >> DUE_SHIFT;
     let left = due.wrapping_sub(slot_number(byte, now)) & 7;
 
-    byte & COOL_MASK == 0 || !matches!(left, 1 | 2)
+    matches!(byte & COOL_MASK, 0 | EXECUTED) || !matches!(left, 1 | 2)
 }
 
 fn hotter(byte: u8) -> u8 {
@@ -463,6 +488,23 @@ mod tests {
         assert_eq!(b.next(0), Next::Idle);
         b.touch(Region(512 * REACH_MAX - 1), 0);
         assert_eq!(b.next(0), Next::Grow(REACH_MAX - 1));
+    }
+
+    #[test]
+    fn what_is_executed_is_remembered_until_it_is_one_leaf_again() {
+        let mut b = book(1);
+
+        b.touch(Region(9), 0);
+        b.executed(Region(9));
+        assert_eq!((b.queued(), b.is_executed(Region(9))), (0, true));
+        for now in 0..9 {
+            // An event has it looked at, so that it can be counted.
+            b.touch(Region(9), now << 20);
+            assert_eq!(b.next(now << 20), Next::Look(Region(9)));
+            assert!(b.is_executed(Region(9)) && !b.is_executed(Region(8)));
+        }
+        b.settled(Region(9));
+        assert!(!b.is_executed(Region(9)));
     }
 
     #[test]

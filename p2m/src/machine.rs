@@ -42,6 +42,8 @@ bitflags! {
         const LOG_DIRTY = 1 << 8;
         /// HAP: nothing shadows its page tables.
         const HAP = 1 << 9;
+        /// 1 GiB entries may be used.
+        const HAP_1GB = 1 << 10;
     }
 }
 
@@ -162,6 +164,13 @@ pub trait Machine {
     /// nothing can reach the frame any more.
     fn free_retired(&mut self, mfn: Mfn, order: Order);
 
+    /// The same for single pages of the domain.
+    fn free_retired_pages(&mut self, pages: &[Pair]) {
+        for page in pages {
+            self.free_retired(page.mfn(), Order::PAGE);
+        }
+    }
+
     /// Somebody more important wants this CPU.
     fn preempt(&mut self) -> bool;
 
@@ -223,7 +232,7 @@ pub enum View<'a> {
     Nothing,
     /// One leaf of 2 MiB or more, or one empty entry with a type.
     Big(arch::Slot),
-    /// 512 entries of 4 KiB.
+    /// 512 entries: of 4 KiB, or where a GiB is looked at, of 2 MiB.
     Table(Format, &'a Table),
 }
 
@@ -251,11 +260,33 @@ pub trait Locked: Sized {
     /// A log-dirty range touches the region.
     fn log_dirty_range(&mut self, region: crate::addr::Region) -> bool;
 
+    /// Run `f` on the entries of 2 MiB of the GiB that `gfn` is in.
+    fn view_gib<R>(&mut self, gfn: Gfn, f: impl FnOnce(View<'_>) -> R) -> R;
+
+    /// One entry of `order` at `gfn` could say how all of its memory is cached, if
+    /// what begins at `mfn` were behind it.
+    fn one_memory_type(&mut self, _gfn: Gfn, _mfn: Mfn, _order: Order) -> bool {
+        true
+    }
+
     /// Atomically take the domain's only reference away from the frame that
     /// is mapped at `gfn`: owner, M2P, type count and exactly one reference are
     /// as they have to be, and now the count is 0 and nobody can get another.
     /// Used through [`crate::frames`] only.
     fn freeze(&mut self, gfn: Gfn, mfn: Mfn) -> Result<(), Reason>;
+
+    /// Freeze one after the other, as far as it goes: how many were, and why the next
+    /// was not. Used through [`crate::frames`] only.
+    fn freeze_all(&mut self, pages: &[Pair]) -> (u64, Result<(), Reason>) {
+        (0u64..)
+            .zip(pages)
+            .fold((0, Ok(())), |(done, result), (i, page)| {
+                match result.and_then(|()| self.freeze(page.gfn(), page.mfn())) {
+                    Ok(()) => (i.wrapping_add(1), Ok(())),
+                    Err(reason) => (done, Err(reason)),
+                }
+            })
+    }
 
     /// Undo [`freeze`](Self::freeze). If the domain started to die meanwhile,
     /// its teardown has already passed this frame by, and the frame is released
@@ -270,6 +301,13 @@ pub trait Locked: Sized {
 
     /// Set the M2P entry; `None` is INVALID_M2P_ENTRY.
     fn set_m2p(&mut self, mfn: Mfn, gfn: Option<Gfn>);
+
+    /// The M2P forgets frozen frames.
+    fn clear_m2p(&mut self, pages: &[Pair]) {
+        for page in pages {
+            self.set_m2p(page.mfn(), None);
+        }
+    }
 
     /// Break the leaf that maps `gfn` down to 4 KiB entries (for
     /// `order` 0) or 2 MiB entries, changing no translation.
@@ -295,10 +333,11 @@ pub trait Locked: Sized {
         region: crate::addr::Region,
     ) -> Option<Detached<Self::Loss>>;
 
-    /// Have the entry of each gfn in a detached table lead to the mfn beside it,
-    /// changing nothing else in it; M2P included. What is read at a gfn does
-    /// not change, so nothing becomes dirty.
-    fn redirect<'p>(&mut self, table: &Detached<Self::Loss>, pairs: impl Iterator<Item = &'p Pair>);
+    /// Have the entries of the slots `which` in a detached table lead to the mfns that
+    /// `pages`, one for each slot of the region, have for them, changing nothing
+    /// else in them; M2P included. What is read at a gfn does not change, so
+    /// nothing becomes dirty.
+    fn redirect(&mut self, table: &Detached<Self::Loss>, pages: &[Pair], which: &Slots);
 
     /// Put a detached table back.
     fn attach(&mut self, table: Detached<Self::Loss>);
@@ -319,6 +358,13 @@ pub trait Locked: Sized {
     /// What [`freeze`](Self::freeze) would say now.
     fn movable(&mut self, gfn: Gfn, mfn: Mfn) -> Result<(), Reason>;
 
+    /// How many of `pages`, from the first on, are [`movable`](Self::movable).
+    fn movable_pages(&mut self, pages: &[Pair]) -> u64 {
+        let stuck = |page: &Pair| self.movable(page.gfn(), page.mfn()).is_err();
+
+        pages.iter().position(stuck).unwrap_or(pages.len()) as u64
+    }
+
     /// Who has a frame. Of free frames it is a hint.
     fn holder(&mut self, mfn: Mfn) -> Holder;
 
@@ -334,13 +380,14 @@ pub trait Locked: Sized {
         access: u8,
     );
 
-    /// Replace 512 entries by the one leaf that says the same. Changes
+    /// Replace 512 entries by the one leaf, of `order`, that says the same. Changes
     /// neither the M2P nor what is dirty.
     fn promote(
         &mut self,
         pending: &mut Pending<Self::Loss>,
         gfn: Gfn,
         mfn: Mfn,
+        order: Order,
         access: u8,
     ) -> Result<(), Errno>;
 

@@ -12,7 +12,8 @@ pub struct Tunables {
     /// How far to go, where nothing is said for a domain.
     pub mode: Mode,
     /// Longest time before the idle loop is returned to, in microseconds; a
-    /// batch that has begun is finished.
+    /// region that has been begun is finished. Also the longest time for which a busy
+    /// CPU is taken, and then it is a batch that is finished.
     pub budget_us: u64,
     /// Pages that are copied in one lock hold.
     pub batch: u64,

@@ -62,13 +62,19 @@ impl Slots {
 
     /// There are none.
     pub fn is_empty(&self) -> bool {
-        self.0 == [0; 8]
+        self.0.iter().all(|word| *word == 0)
     }
 
-    /// Take an aligned run out.
-    fn remove_run(&mut self, first: u64, order: Order) {
-        for i in 0..order.pages() {
-            self.remove(first.wrapping_add(i));
+    /// Take out `count` from `first` on, all in one word or in whole words.
+    fn remove_run(&mut self, first: u64, count: u64) {
+        let mask = match count {
+            64.. => u64::MAX,
+            _ => 1u64.wrapping_shl(count as u32).wrapping_sub(1),
+        };
+        let words = Self::word(first)..Self::word(first.wrapping_add(count).wrapping_add(63));
+
+        for word in self.0.get_mut(words).unwrap_or(&mut []) {
+            *word &= !mask.wrapping_shl((first % 64) as u32);
         }
     }
 
@@ -96,13 +102,19 @@ impl Slots {
     }
 
     /// The lowest `n`.
-    pub fn lowest(self, n: u64) -> Slots {
-        let mut some = Slots::default();
+    pub fn lowest(mut self, n: u64) -> Slots {
+        let mut left = n;
 
-        for (_, slot) in (0..n).zip(self.iter()) {
-            some.insert(slot);
+        for word in &mut self.0 {
+            let mut count = u64::from(word.count_ones());
+            while count > left {
+                // Without its highest.
+                *word &= !(1u64 << 63).wrapping_shr(word.leading_zeros());
+                count = count.wrapping_sub(1);
+            }
+            left = left.wrapping_sub(count);
         }
-        some
+        self
     }
 
     /// The lowest.
@@ -118,30 +130,73 @@ impl Slots {
 
     /// Each, from the lowest on.
     pub fn iter(self) -> impl Iterator<Item = u64> {
-        let mut rest = self;
+        (0..8u64).zip(self.0).flat_map(|(i, mut word)| {
+            core::iter::from_fn(move || {
+                let bit = u64::from(word.trailing_zeros());
+                word &= word.wrapping_sub(1);
+                (bit < 64).then(|| i.wrapping_mul(64).wrapping_add(bit))
+            })
+        })
+    }
+
+    /// The stretches of `all`, one item for each slot, that these slots are.
+    pub fn stretches<'l, T>(&self, all: &'l [T]) -> impl Iterator<Item = &'l [T]> {
+        let mut rest = *self;
 
         core::iter::from_fn(move || {
-            let slot = rest.first()?;
-            rest.remove(slot);
-            Some(slot)
+            let (first, count) = rest.take_stretch()?;
+            let from = all.get(first as usize..).unwrap_or(&[]);
+
+            Some(from.get(..count as usize).unwrap_or(from))
         })
+    }
+
+    /// How many there are in a row from the lowest, `first`, on.
+    fn row(&self, first: u64) -> u64 {
+        let mut end = first;
+
+        while let Some(word) = self.0.get(Self::word(end)) {
+            let ones = word.wrapping_shr((end % 64) as u32).trailing_ones();
+            end = end.wrapping_add(ones.into());
+            if ones == 0 || end % 64 != 0 {
+                break;
+            }
+        }
+        end.wrapping_sub(first)
+    }
+
+    /// Take out the longest stretch that begins with the lowest: the first, and
+    /// how many.
+    fn take_stretch(&mut self) -> Option<(u64, u64)> {
+        let first = self.first()?;
+        let count = self.row(first);
+        let mut left = count;
+        let mut at = first;
+
+        // To the end of the word, whole words, and what is left.
+        while left > 0 {
+            let some = left.min(64u64.wrapping_sub(at % 64));
+            self.remove_run(at, some);
+            at = at.wrapping_add(some);
+            left = left.wrapping_sub(some);
+        }
+        Some((first, count))
     }
 
     /// Take out the largest aligned run that begins with the lowest.
     pub fn take_run(&mut self) -> Option<(u64, Order)> {
         let first = self.first()?;
+        let row = self.row(first);
         let mut order = Order::PAGE;
 
         while order < Order::REGION {
             let larger = order.larger();
-            let whole = larger.aligns(first)
-                && (order.pages()..larger.pages()).all(|i| self.has(first.wrapping_add(i)));
-            if !whole {
+            if !larger.aligns(first) || larger.pages() > row {
                 break;
             }
             order = larger;
         }
-        self.remove_run(first, order);
+        self.remove_run(first, order.pages());
         Some((first, order))
     }
 }
@@ -188,7 +243,7 @@ impl Stock {
         let got = machine.alloc_places(self.home, lacking);
 
         self.slots = self.slots.with(got);
-        got == lacking
+        lacking.without(got).is_empty()
     }
 
     /// Make the frames at `used` the domain's. On failure, which means that it
@@ -200,7 +255,7 @@ impl Stock {
             if locked.assign(self.home.add(slot), order).is_err() {
                 return Err(assigned);
             }
-            self.slots.remove_run(slot, order);
+            self.slots.remove_run(slot, order.pages());
             assigned = u64::wrapping_add(assigned, order.pages());
         }
         Ok(())
@@ -406,7 +461,9 @@ impl Scratch {
     /// Plan up to `limit` copies that bring pages of `region`, which
     /// [`crate::region::judge`] has just listed, to their places in the block of
     /// `stock`. `spare` is a frame of ours, for pages that have to make room;
-    /// `access` the permissions of the region's pages.
+    /// `access` the permissions of the region's pages. (Not inlined, to keep the stack
+    /// frames small.)
+    #[inline(never)]
     pub fn plan<L: Locked>(
         &mut self,
         locked: &mut L,
@@ -423,6 +480,10 @@ impl Scratch {
         self.frozen.clear();
         self.evicted.clear();
         self.moves.len = 0;
+        let batch = self.astray.lowest(limit);
+        if batch.without(stock.slots()).is_empty() {
+            return self.straight(batch, home);
+        }
         for slot in self.astray.iter() {
             if self.frame(slot) == home.add(slot) {
                 // A path has led here.
@@ -447,6 +508,26 @@ impl Scratch {
             spare = spare.or(left);
         }
         plan
+    }
+
+    /// The places of `batch` are all ours: each page goes there, and nobody has to
+    /// make room.
+    fn straight(&mut self, batch: Slots, home: Mfn) -> Plan {
+        for slot in batch.iter() {
+            if let Some(pair) = self.pages.as_mut_slice().get_mut(slot as usize) {
+                let to = home.add(slot);
+
+                self.frozen.push(pair.gfn(), pair.mfn());
+                self.moves.push(pair.mfn(), to);
+                pair.set_mfn(to);
+            }
+        }
+        self.astray = self.astray.without(batch);
+        Plan {
+            used: batch,
+            touched: batch,
+            ..Plan::default()
+        }
     }
 
     /// Have the page in `frame` move to `room`. `false`: it cannot.
@@ -545,4 +626,60 @@ pub fn can_make_room<L: Locked>(locked: &mut L, gfn: Gfn, frame: Mfn, access: Op
         && found.order == Order::PAGE
         && access.is_none_or(|access| access == found.access)
         && !locked.log_dirty_range(gfn.region())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn slots(of: &BTreeSet<u64>) -> Slots {
+        let mut slots = Slots::NONE;
+        of.iter().for_each(|&slot| slots.insert(slot));
+        slots
+    }
+
+    /// Sets with long rows in them, as frames have them.
+    fn some() -> impl Strategy<Value = BTreeSet<u64>> {
+        proptest::collection::vec((0u64..512, 1u64..200), 0..12).prop_map(|rows| {
+            rows.iter()
+                .flat_map(|&(first, count)| first..(first + count).min(512))
+                .collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_set_is_a_set(of in some(), other in some(), n in 0u64..600) {
+            let (a, b) = (slots(&of), slots(&other));
+
+            prop_assert_eq!(a.iter().collect::<Vec<_>>(), of.iter().copied().collect::<Vec<_>>());
+            prop_assert_eq!(a.count(), of.len() as u64);
+            prop_assert_eq!(a.is_empty(), of.is_empty());
+            prop_assert_eq!(a.first(), of.first().copied());
+            prop_assert_eq!(a.with(b), slots(&(&of | &other)));
+            prop_assert_eq!(a.without(b), slots(&(&of - &other)));
+            prop_assert_eq!(a.lowest(n), slots(&of.iter().copied().take(n as usize).collect()));
+        }
+
+        #[test]
+        fn runs_and_stretches_are_all_of_it(of in some()) {
+            let all: Vec<u64> = (0..512).collect();
+            let mut rest = slots(&of);
+            let mut seen = Vec::new();
+            while let Some((first, order)) = rest.take_run() {
+                prop_assert!(order.aligns(first));
+                seen.extend(first..first + order.pages());
+            }
+            prop_assert!(rest.is_empty());
+            prop_assert!(seen.iter().eq(of.iter()));
+
+            let stretches: Vec<&[u64]> = slots(&of).stretches(&all).collect();
+            for pair in stretches.windows(2) {
+                prop_assert!(pair[0].last().unwrap() + 1 < pair[1][0]);
+            }
+            prop_assert!(stretches.iter().copied().flatten().eq(of.iter()));
+        }
+    }
 }

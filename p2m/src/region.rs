@@ -139,10 +139,33 @@ pub fn unchanged(view: View<'_>, list: &List) -> bool {
 fn plain(slot: Slot) -> Result<Leaf, Reason> {
     match slot {
         Slot::Leaf(leaf) if leaf.recalc => Err(Reason::Recalc),
-        Slot::Leaf(leaf) if leaf.sw_type == SW_TYPE_RAM_RW && leaf.cacheable => Ok(leaf),
+        Slot::Leaf(leaf) if leaf.sw_type != SW_TYPE_RAM_RW => Err(Reason::MemType),
+        Slot::Leaf(leaf) if !leaf.cacheable => Err(Reason::Cacheability),
+        Slot::Leaf(leaf) => Ok(leaf),
         Slot::Absent { sw_type } if is_hole(sw_type) => Err(Reason::Hole),
         _ => Err(Reason::MemType),
     }
+}
+
+/// The first frame of a GiB of which the 512 entries of 2 MiB say what one of 1 GiB
+/// would say.
+pub fn gib_in_order(view: View<'_>) -> Option<Mfn> {
+    let View::Table(format, table) = view else {
+        return None;
+    };
+    let mut leaves = table
+        .entries()
+        .map(|entry| plain(format.decode(entry, 2)).ok());
+    let first = leaves.next()??;
+    let base = Mfn(first.frame);
+    let mut want = base;
+
+    (base.is_aligned(Order::GIB)
+        && leaves.all(|leaf| {
+            want = want.add(REGION_PAGES);
+            leaf.is_some_and(|leaf| Mfn(leaf.frame) == want && leaf.attributes == first.attributes)
+        }))
+    .then_some(base)
 }
 
 /// The block that has more than half of the frames, if one has; else some

@@ -40,6 +40,9 @@ void xrs_abi(void)
     XEN_ABI(PGC_count_mask, PGC_count_mask);
     XEN_ABI(PGT_count_mask, PGT_count_mask);
 
+    XEN_ABI_SIZE(coalesce_pair, struct coalesce_pair);
+    XEN_ABI_OFFSET(coalesce_pair, struct coalesce_pair, mfn);
+
     XEN_ABI_SIZE(xen_memory_exchange, struct xen_memory_exchange);
     XEN_ABI_OFFSET(xen_memory_exchange, struct xen_memory_exchange, in);
     XEN_ABI_OFFSET(xen_memory_exchange, struct xen_memory_exchange, out);

@@ -21,6 +21,7 @@ uint64_t xrs_domain_facts(const struct domain *d)
 
     return (hap_enabled(d) ? XRS_FACT_HAP : 0) |
            (hap_enabled(d) && hap_has_2mb ? XRS_FACT_HAP_2MB : 0) |
+           (hap_enabled(d) && hap_has_1gb ? XRS_FACT_HAP_1GB : 0) |
            (d->creation_finished ? XRS_FACT_CREATED : 0) |
            (xrs_domain_dying(d) ? XRS_FACT_DYING : 0) |
            (is_iommu_enabled(d) ? XRS_FACT_IOMMU : 0) |

@@ -22,6 +22,16 @@ bool coalesce_work(void)
     return rs_work();
 }
 
+void xrs_sched_work_busy(void)
+{
+    rs_work_busy();
+}
+
+bool xrs_sched_disturbs(void)
+{
+    return rs_disturbs();
+}
+
 void coalesce_domain_start(struct domain *d)
 {
     rs_domain_start(d);

@@ -35,6 +35,13 @@ void xrs_heap_free_frozen(unsigned long mfn, unsigned int order)
     free_frozen_domheap_pages(mfn_to_page(_mfn(mfn)), order);
 }
 
+void xrs_heap_free_frozen_list(struct domain *d,
+                               const struct coalesce_pair *pages,
+                               unsigned int nr)
+{
+    free_frozen_domheap_list(d, pages, nr);
+}
+
 int xrs_heap_assign(struct domain *d, unsigned long mfn, unsigned int order)
 {
     return assign_pages(mfn_to_page(_mfn(mfn)), 1U << order, d,

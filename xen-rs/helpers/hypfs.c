@@ -27,6 +27,7 @@ static int cf_check knob_write(struct hypfs_entry_leaf *leaf,
 {
     const struct knob_leaf *this = container_of(leaf, struct knob_leaf, leaf);
     uint32_t value;
+    int rc;
 
     if ( ulen != sizeof(value) )
         return -EDOM;
@@ -34,7 +35,13 @@ static int cf_check knob_write(struct hypfs_entry_leaf *leaf,
     if ( copy_from_guest(&value, uaddr, 1) )
         return -EFAULT;
 
-    return xrs_knob_set(this->knob, value);
+    rc = xrs_knob_set(this->knob, value);
+
+    /* What waits for idle time may not have to any more. */
+    if ( !rc && xrs_sched_is_pending() )
+        xrs_sched_wake(1);
+
+    return rc;
 }
 
 static const struct hypfs_funcs knob_funcs = {

@@ -16,6 +16,7 @@ const char *const xrs_count_names[XRS_COUNTS] = {
     [XEN_DOMCTL_COALESCE_COUNT_queued] = "queued",
     [XEN_DOMCTL_COALESCE_COUNT_hold_ticks] = "hold-ticks",
     [XEN_DOMCTL_COALESCE_COUNT_copy_ticks] = "copy-ticks",
+    [XEN_DOMCTL_COALESCE_COUNT_promoted_1g] = "promoted-1g",
 };
 
 const char *const xrs_reason_names[XRS_REASONS] = {
@@ -42,6 +43,8 @@ const char *const xrs_reason_names[XRS_REASONS] = {
     [XEN_DOMCTL_COALESCE_REASON_interrupted] = "interrupted",
     [XEN_DOMCTL_COALESCE_REASON_type_pinned] = "type-pinned",
     [XEN_DOMCTL_COALESCE_REASON_cacheability] = "cacheability",
+    [XEN_DOMCTL_COALESCE_REASON_mem_access] = "mem-access",
+    [XEN_DOMCTL_COALESCE_REASON_exec_sp] = "exec-sp",
 };
 
 const char *const xrs_cause_names[XRS_CAUSES] = {

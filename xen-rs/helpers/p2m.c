@@ -92,6 +92,17 @@ bool xrs_p2m_log_dirty_range(struct domain *d, unsigned long first,
     return p2m_is_logdirty_range(p2m_get_hostp2m(d), first, last);
 }
 
+/* One entry could say how these pages are cached; with NPT the guest does. */
+bool xrs_p2m_one_memory_type(struct domain *d, unsigned long gfn,
+                             unsigned long mfn, unsigned int order)
+{
+    bool ipat;
+
+    return !cpu_has_vmx ||
+           epte_get_entry_emt(d, _gfn(gfn), _mfn(mfn), order, &ipat,
+                              p2m_ram_rw) >= 0;
+}
+
 uint8_t xrs_p2m_default_access(const struct domain *d)
 {
     return p2m_get_hostp2m(d)->default_access;

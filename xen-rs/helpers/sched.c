@@ -4,11 +4,13 @@
 #include <xen/init.h>
 #include <xen/sched.h>
 #include <xen/softirq.h>
+#include <xen/tasklet.h>
 #include <xen/timer.h>
 #include <asm/msr.h>
 #include <xen-rs.h>
 
 static struct timer wake;
+static struct tasklet busy;
 
 bool xrs_sched_preempt(void)
 {
@@ -49,7 +51,7 @@ void xrs_sched_wake(uint64_t ms)
 /*
  * The idle loop of this CPU looks by itself once the softirq is done. If a
  * guest runs here, some CPU that sleeps is made to look; if none does, the
- * first that has nothing else to do will.
+ * first that has nothing else to do will, or a guest has to wait for us.
  */
 static void cf_check wake_fn(void *unused)
 {
@@ -66,11 +68,21 @@ static void cf_check wake_fn(void *unused)
             cpu_raise_softirq(cpu, TIMER_SOFTIRQ);
             return;
         }
+
+    if ( xrs_sched_disturbs() )
+        tasklet_schedule(&busy);
+}
+
+/* On the idle vCPU, which a tasklet that is no softirq's has the scheduler run. */
+static void cf_check busy_fn(void *unused)
+{
+    xrs_sched_work_busy();
 }
 
 static int __init cf_check wake_init(void)
 {
     init_timer(&wake, wake_fn, NULL, 0);
+    tasklet_init(&busy, busy_fn, NULL);
 
     return 0;
 }

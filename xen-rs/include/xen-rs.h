@@ -24,6 +24,7 @@
 #define XRS_FACT_SHARING    (1UL << 7)
 #define XRS_FACT_LOG_DIRTY  (1UL << 8)
 #define XRS_FACT_HAP        (1UL << 9)
+#define XRS_FACT_HAP_1GB    (1UL << 10)
 
 /* domain.c */
 bool xrs_domain_translated(const struct domain *d);
@@ -54,6 +55,9 @@ unsigned long xrs_heap_alloc_at(struct domain *d, unsigned long mfn,
                                 unsigned int memflags);
 void xrs_heap_free(unsigned long mfn, unsigned int order);
 void xrs_heap_free_frozen(unsigned long mfn, unsigned int order);
+void xrs_heap_free_frozen_list(struct domain *d,
+                               const struct coalesce_pair *pages,
+                               unsigned int nr);
 int xrs_heap_assign(struct domain *d, unsigned long mfn, unsigned int order);
 void xrs_heap_account(struct domain *d, unsigned long pages);
 unsigned long xrs_heap_available(void);
@@ -78,6 +82,8 @@ int xrs_p2m_set(struct domain *d, unsigned long gfn, unsigned long mfn,
 int xrs_p2m_recalc(struct domain *d, unsigned long gfn);
 bool xrs_p2m_log_dirty_range(struct domain *d, unsigned long first,
                              unsigned long last);
+bool xrs_p2m_one_memory_type(struct domain *d, unsigned long gfn,
+                             unsigned long mfn, unsigned int order);
 uint8_t xrs_p2m_default_access(const struct domain *d);
 unsigned long xrs_p2m_max_gfn(const struct domain *d);
 unsigned long xrs_p2m_root(const struct domain *d);
@@ -125,8 +131,8 @@ extern const char *const xrs_mode_names[XRS_MODES];
 int xrs_knob_set(const struct xrs_knob *knob, uint64_t value);
 
 /* names.c: what Rust has more of needs a name there. */
-#define XRS_COUNTS  (XEN_DOMCTL_COALESCE_COUNT_copy_ticks + 1)
-#define XRS_REASONS (XEN_DOMCTL_COALESCE_REASON_cacheability + 1)
+#define XRS_COUNTS  (XEN_DOMCTL_COALESCE_COUNT_promoted_1g + 1)
+#define XRS_REASONS (XEN_DOMCTL_COALESCE_REASON_exec_sp + 1)
 #define XRS_CAUSES  (XEN_DOMCTL_COALESCE_CAUSE_exec + 1)
 extern const char *const xrs_count_names[XRS_COUNTS];
 extern const char *const xrs_reason_names[XRS_REASONS];
@@ -134,11 +140,21 @@ extern const char *const xrs_cause_names[XRS_CAUSES];
 
 /* page.c */
 struct page_info *xrs_page(unsigned long mfn);
+struct page_info *xrs_page_of(const struct domain *d, unsigned long mfn,
+                              unsigned long gfn);
 const struct domain *xrs_page_owner(const struct page_info *pg);
 void xrs_page_put(struct page_info *pg);
 void xrs_page_put_alloc_ref(struct page_info *pg);
 unsigned long xrs_page_m2p(unsigned long mfn);
 void xrs_page_set_m2p(unsigned long mfn, unsigned long gfn);
+unsigned int xrs_page_freeze_all(const struct domain *d,
+                                 const struct coalesce_pair *pages,
+                                 unsigned int nr);
+unsigned int xrs_page_movable(const struct domain *d,
+                              const struct coalesce_pair *pages,
+                              unsigned int nr);
+void xrs_page_write_m2p(const struct coalesce_pair *pages, unsigned int nr);
+void xrs_page_clear_m2p(const struct coalesce_pair *pages, unsigned int nr);
 void xrs_page_copy(unsigned long to, unsigned long from);
 const void *xrs_page_map(unsigned long mfn);
 void xrs_page_unmap(const void *va);
@@ -167,6 +183,8 @@ uint64_t xrs_sched_ticks(void);
 void xrs_sched_set_pending(bool pending);
 bool xrs_sched_is_pending(void);
 void xrs_sched_wake(uint64_t ms);
+void xrs_sched_work_busy(void);
+bool xrs_sched_disturbs(void);
 
 /* trace.c */
 void xrs_check(bool holds);
@@ -178,6 +196,8 @@ void noreturn xrs_bug(void);
 /* Rust. */
 void rs_start(void);
 bool rs_work(void);
+void rs_work_busy(void);
+bool rs_disturbs(void);
 void rs_domain_start(struct domain *d);
 void rs_domain_destroy(void *state);
 void rs_event(void *state, unsigned long gfn, unsigned int order,

@@ -42,6 +42,7 @@ mod checks {
     use p2m::addr::Order;
     use p2m::audit::{FINDINGS, Finding};
     use p2m::coalesce::{BATCH_MAX, BATCH_MIN};
+    use p2m::frames::Pair;
     use p2m::machine::Errno;
     use p2m::pace::{BUDGET_MAX, BUDGET_MIN, COOLDOWN_MAX, SHARE_MAX, Tunables};
     use p2m::trace::{Event, TRC_MEM_BASE};
@@ -63,6 +64,8 @@ mod checks {
         OFFSET_page_info_count_info: count_info,
         OFFSET_page_info_type_info: type_info,
     });
+    const_assert_eq!(xen::SIZE_coalesce_pair, core::mem::size_of::<Pair>() as u64);
+    const_assert_eq!(xen::OFFSET_coalesce_pair_mfn, Pair::MFN_OFFSET as u64);
     layout!(SIZE_xen_memory_exchange: MemoryExchange {
         OFFSET_xen_memory_exchange_in: input,
         OFFSET_xen_memory_exchange_out: output,
@@ -137,7 +140,7 @@ mod checks {
         OP_now = OP_NOW;
         COUNT_reasons = REASON_BASE;
         COUNT_splits_by = CAUSE_BASE;
-        NAMED_counts = Counter::CopyTicks as usize + 1;
+        NAMED_counts = Counter::PromotedGib as usize + 1;
         NAMED_reasons = Reason::COUNT;
         NAMED_causes = Cause::ALL.len();
         CAUSE_balloon = Cause::Balloon;

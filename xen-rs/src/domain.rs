@@ -2,7 +2,7 @@
 //! A domain of Xen as the core's [`Machine`], and its p2m lock as a guard.
 
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 
 use arch::device::DeviceFormat;
 use arch::{Entry, Format, LEVEL_BITS, Slot as PteSlot, Table};
@@ -14,7 +14,7 @@ use p2m::coalesce::Mode;
 use p2m::frames::{Detached, Flushed, Loss, Pair, Pending};
 use p2m::ledger::{Book, Leaf, Ledger, Slot};
 use p2m::machine::{Block, Errno, Facts, Holder, Kind, Locked, Lookup, Machine, Purpose, View};
-use p2m::pace::Tunables;
+use p2m::pace::{Credit, Tunables};
 use p2m::plan::Slots;
 use p2m::trace::{Event, Record, TRC_MEM_BASE};
 use zerocopy::IntoBytes;
@@ -60,6 +60,8 @@ pub struct State {
     pub mode: AtomicU32,
     /// The ledger may have something to do.
     pub hint: AtomicBool,
+    /// The worker's: what is left of the domain's turn.
+    credit: AtomicI64,
     /// Protected by the domain's p2m lock.
     book: UnsafeCell<XenBook>,
 }
@@ -73,6 +75,7 @@ impl State {
             account: Account::new(),
             mode: AtomicU32::new(MODE_DEFAULT),
             hint: AtomicBool::new(true),
+            credit: AtomicI64::new(0),
             book: UnsafeCell::new(Book::new(root)),
         }
     }
@@ -95,6 +98,16 @@ impl State {
             ffi::xrs_sched_set_pending(true);
             ffi::xrs_sched_wake(1);
         }
+    }
+
+    /// What is left of its turn.
+    pub fn credit(&self) -> Credit {
+        Credit::from_raw(self.credit.load(Ordering::Relaxed))
+    }
+
+    /// Note what is left of its turn; the worker does.
+    pub fn set_credit(&self, credit: Credit) {
+        self.credit.store(credit.raw(), Ordering::Relaxed);
     }
 
     /// How far the coalescer may go.
@@ -173,8 +186,9 @@ pub struct XenDomain<'d> {
     pub memflags: u32,
     /// The call that is served, if it is one.
     pub call: Option<&'d hypercall::MemoryExchange>,
-    /// This is the worker's: everything else comes first.
-    pub background: bool,
+    /// This is the worker's, up to that time (µs) at most: everything else comes
+    /// first.
+    pub background: Option<u64>,
 }
 
 impl<'d> XenDomain<'d> {
@@ -183,14 +197,14 @@ impl<'d> XenDomain<'d> {
             d,
             memflags: 0,
             call: None,
-            background: false,
+            background: None,
         }
     }
 
-    /// For the worker.
-    pub fn in_background(d: &'d Domain) -> Self {
+    /// For the worker, up to the time `stop` (µs).
+    pub fn in_background(d: &'d Domain, stop: u64) -> Self {
         XenDomain {
-            background: true,
+            background: Some(stop),
             ..Self::new(d)
         }
     }
@@ -278,13 +292,20 @@ impl Machine for XenDomain<'_> {
         unsafe { ffi::xrs_heap_free_frozen(mfn.0, order.log2()) }
     }
 
+    fn free_retired_pages(&mut self, pages: &[Pair]) {
+        // SAFETY: frozen, unmapped and flushed, as `Retired` proves; and there are
+        // so many.
+        unsafe { ffi::xrs_heap_free_frozen_list(self.d, pages.as_ptr(), pages.len() as u32) }
+    }
+
     fn preempt(&mut self) -> bool {
         ffi::xrs_sched_preempt()
     }
 
     fn interrupted(&mut self) -> bool {
         // A hypercall looks between regions, which are small enough.
-        self.background && ffi::xrs_sched_softirq_pending()
+        self.background
+            .is_some_and(|stop| ffi::xrs_sched_softirq_pending() || ffi::xrs_sched_us() >= stop)
     }
 
     fn trace(&mut self, event: Event, record: Record) {
@@ -352,6 +373,17 @@ fn page(mfn: Mfn) -> Option<&'static PageInfo> {
     // SAFETY: the frame table is never freed, and what we look at in it is
     // atomic.
     unsafe { ffi::xrs_page(mfn.0).as_ref() }
+}
+
+/// Why a page with this `count_info` cannot be frozen.
+fn immovable(count: u64) -> Reason {
+    let special = PageCount::XEN_HEAP | PageCount::EXTRA;
+
+    match count {
+        0 => Reason::Vanished,
+        count if PageCount::from_bits_retain(count).intersects(special) => Reason::Special,
+        _ => Reason::Pinned,
+    }
 }
 
 /// A page table page, mapped.
@@ -579,17 +611,17 @@ impl P2mGuard<'_> {
     /// The page at `mfn`, if it is an ordinary one of this domain, and there is
     /// nothing about it that only time could change.
     fn plain(&mut self, gfn: Gfn, mfn: Mfn) -> Result<&'static PageInfo, Reason> {
-        let page = page(mfn).ok_or(Reason::Special)?;
-        let count = PageCount::from_bits_retain(page.count_info.load(Ordering::Relaxed));
+        // SAFETY: the frame table is never freed, and what we look at in it is
+        // atomic.
+        let page = unsafe { ffi::xrs_page_of(self.d, mfn.0, gfn.0).as_ref() };
+        let page = page.ok_or(Reason::Special)?;
 
-        if count.intersects(PageCount::XEN_HEAP | PageCount::EXTRA)
-            || !core::ptr::eq(ffi::xrs_page_owner(page), self.d)
-            || ffi::xrs_page_m2p(mfn.0) != gfn.0
-        {
-            return Err(Reason::Special);
-        }
         if page.type_info.load(Ordering::Acquire) & PGT_COUNT_MASK != 0 {
-            return Err(Reason::TypePinned);
+            // One of Xen's own has a type, too.
+            return Err(match immovable(page.count_info.load(Ordering::Relaxed)) {
+                Reason::Special => Reason::Special,
+                _ => Reason::TypePinned,
+            });
         }
         Ok(page)
     }
@@ -684,6 +716,16 @@ impl Ledger for P2mGuard<'_> {
         self.book().map_or(p2m::ledger::Next::Idle, |b| b.next(now))
     }
 
+    fn executed(&mut self, region: Region) {
+        if let Some(book) = self.book() {
+            book.executed(region);
+        }
+    }
+
+    fn is_executed(&mut self, region: Region) -> bool {
+        self.book().is_some_and(|book| book.is_executed(region))
+    }
+
     fn queued(&self) -> u64 {
         // SAFETY: the lock is held, and the reference does not leave.
         state(self.d).map_or(0, |s| unsafe { s.book() }.queued())
@@ -760,6 +802,23 @@ impl Locked for P2mGuard<'_> {
         unsafe { ffi::xrs_p2m_log_dirty_range(self.d, first.0, last.0) }
     }
 
+    fn view_gib<R>(&mut self, gfn: Gfn, f: impl FnOnce(View<'_>) -> R) -> R {
+        match self.walk(gfn, 3) {
+            Some((PteSlot::Table { frame, .. }, false)) => {
+                // SAFETY: the lock is held, and the frame was found just now.
+                let table = unsafe { Mapped::new(frame) };
+                f(View::Table(format(), table.0))
+            }
+            Some((slot, _)) => f(View::Big(slot)),
+            None => f(View::Nothing),
+        }
+    }
+
+    fn one_memory_type(&mut self, gfn: Gfn, mfn: Mfn, order: Order) -> bool {
+        // SAFETY: the lock is held.
+        unsafe { ffi::xrs_p2m_one_memory_type(self.d, gfn.0, mfn.0, order.log2()) }
+    }
+
     fn freeze(&mut self, gfn: Gfn, mfn: Mfn) -> Result<(), Reason> {
         let page = self.plain(gfn, mfn)?;
 
@@ -768,8 +827,29 @@ impl Locked for P2mGuard<'_> {
             .compare_exchange(SOLE, 0, Ordering::AcqRel, Ordering::Relaxed)
         {
             Ok(_) => Ok(()),
-            Err(0) => Err(Reason::Vanished),
-            Err(_) => Err(Reason::Pinned),
+            Err(count) => Err(immovable(count)),
+        }
+    }
+
+    fn freeze_all(&mut self, pages: &[Pair]) -> (u64, Result<(), Reason>) {
+        let mut done = 0;
+
+        loop {
+            let rest = pages.get(done..).unwrap_or(&[]);
+            // SAFETY: frames that the page table maps; the lock is held.
+            let frozen = unsafe {
+                ffi::xrs_page_freeze_all(self.d, rest.as_ptr(), rest.len() as u32) as usize
+            };
+
+            done = usize::wrapping_add(done, frozen);
+            let Some(page) = pages.get(done) else {
+                return (done as u64, Ok(()));
+            };
+            // Why not; or now it can be.
+            if let Err(reason) = self.freeze(page.gfn(), page.mfn()) {
+                return (done as u64, Err(reason));
+            }
+            done = usize::wrapping_add(done, 1);
         }
     }
 
@@ -806,6 +886,11 @@ impl Locked for P2mGuard<'_> {
     fn set_m2p(&mut self, mfn: Mfn, gfn: Option<Gfn>) {
         // SAFETY: it is a frame of this domain, whose lock is held.
         unsafe { ffi::xrs_page_set_m2p(mfn.0, gfn.map_or(INVALID_M2P, |g| g.0)) }
+    }
+
+    fn clear_m2p(&mut self, pages: &[Pair]) {
+        // SAFETY: they are frames of this domain, whose lock is held.
+        unsafe { ffi::xrs_page_clear_m2p(pages.as_ptr(), pages.len() as u32) }
     }
 
     fn split(&mut self, gfn: Gfn, mfn: Mfn, order: Order, access: u8) -> Result<(), Errno> {
@@ -849,19 +934,18 @@ impl Locked for P2mGuard<'_> {
         Some(Detached::new(region, entry))
     }
 
-    fn redirect<'p>(
-        &mut self,
-        table: &Detached<Unreachable>,
-        pairs: impl Iterator<Item = &'p Pair>,
-    ) {
+    fn redirect(&mut self, table: &Detached<Unreachable>, pages: &[Pair], which: &Slots) {
         // SAFETY: the lock is held; the table waits to be put back.
         let table = unsafe { Mapped::new(table.entry().frame()) };
 
-        for pair in pairs {
-            let (slot, mfn) = (pair.gfn().0, pair.mfn());
+        for pairs in which.stretches(pages) {
+            for pair in pairs {
+                let (slot, mfn) = (pair.gfn().0, pair.mfn());
 
-            table.0.set(slot, table.0.entry(slot).with_frame(mfn.0));
-            self.set_m2p(mfn, Some(pair.gfn()));
+                table.0.set(slot, table.0.entry(slot).with_frame(mfn.0));
+            }
+            // SAFETY: they are frames of this domain, whose lock is held.
+            unsafe { ffi::xrs_page_write_m2p(pairs.as_ptr(), pairs.len() as u32) };
         }
     }
 
@@ -910,8 +994,13 @@ impl Locked for P2mGuard<'_> {
     fn movable(&mut self, gfn: Gfn, mfn: Mfn) -> Result<(), Reason> {
         match self.plain(gfn, mfn)?.count_info.load(Ordering::Relaxed) {
             SOLE => Ok(()),
-            _ => Err(Reason::Pinned),
+            count => Err(immovable(count)),
         }
+    }
+
+    fn movable_pages(&mut self, pages: &[Pair]) -> u64 {
+        // SAFETY: frames that the page table maps; the lock is held.
+        unsafe { ffi::xrs_page_movable(self.d, pages.as_ptr(), pages.len() as u32) }.into()
     }
 
     fn holder(&mut self, mfn: Mfn) -> Holder {
@@ -952,9 +1041,10 @@ impl Locked for P2mGuard<'_> {
         _: &mut Pending<Unreachable>,
         gfn: Gfn,
         mfn: Mfn,
+        order: Order,
         access: u8,
     ) -> Result<(), Errno> {
-        self.set(gfn, mfn.0, Order::REGION, P2M_RAM_RW, access)
+        self.set(gfn, mfn.0, order, P2M_RAM_RW, access)
     }
 
     fn assign(&mut self, mfn: Mfn, order: Order) -> Result<(), Reason> {

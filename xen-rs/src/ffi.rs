@@ -9,6 +9,8 @@ use core::cell::UnsafeCell;
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
+use p2m::frames::Pair;
+
 use crate::hypercall::{DomctlCoalesce, MemoryExchange};
 
 /// `struct domain`: only C looks inside.
@@ -85,6 +87,8 @@ unsafe extern "C" {
     pub fn xrs_heap_free(mfn: u64, order: u32);
     /// Frozen frames of one owner that nothing maps, no TLB either.
     pub fn xrs_heap_free_frozen(mfn: u64, order: u32);
+    /// The same for single pages of `d`, of which there are `nr`.
+    pub fn xrs_heap_free_frozen_list(d: &Domain, pages: *const Pair, nr: u32);
     /// A block that `xrs_heap_alloc` gave and that nobody owns.
     pub fn xrs_heap_assign(d: &Domain, mfn: u64, order: u32) -> c_int;
     pub safe fn xrs_heap_account(d: &Domain, pages: u64);
@@ -110,6 +114,7 @@ unsafe extern "C" {
     pub fn xrs_p2m_set(d: &Domain, gfn: u64, mfn: u64, order: u32, p2mt: u8, access: u8) -> c_int;
     pub fn xrs_p2m_recalc(d: &Domain, gfn: u64) -> c_int;
     pub fn xrs_p2m_log_dirty_range(d: &Domain, first: u64, last: u64) -> bool;
+    pub fn xrs_p2m_one_memory_type(d: &Domain, gfn: u64, mfn: u64, order: u32) -> bool;
     pub fn xrs_p2m_default_access(d: &Domain) -> u8;
     pub fn xrs_p2m_root(d: &Domain) -> u64;
     pub fn xrs_p2m_mark_dirty(d: &Domain, gfn: u64);
@@ -122,6 +127,7 @@ unsafe extern "C" {
     pub safe static xrs_knobs: Knobs;
 
     pub safe fn xrs_page(mfn: u64) -> *const PageInfo;
+    pub safe fn xrs_page_of(d: &Domain, mfn: u64, gfn: u64) -> *const PageInfo;
     pub safe fn xrs_page_owner(page: &PageInfo) -> *const Domain;
     /// The caller has a reference and gives it up.
     pub fn xrs_page_put(page: &PageInfo);
@@ -130,6 +136,11 @@ unsafe extern "C" {
     pub safe fn xrs_page_m2p(mfn: u64) -> u64;
     /// If `mfn` is a frame, the p2m lock of its owner is held.
     pub fn xrs_page_set_m2p(mfn: u64, gfn: u64);
+    // `nr` valid frames, the p2m lock of whose owner is held.
+    pub fn xrs_page_freeze_all(d: &Domain, pages: *const Pair, nr: u32) -> u32;
+    pub fn xrs_page_movable(d: &Domain, pages: *const Pair, nr: u32) -> u32;
+    pub fn xrs_page_write_m2p(pages: *const Pair, nr: u32);
+    pub fn xrs_page_clear_m2p(pages: *const Pair, nr: u32);
     /// Both are valid frames; nobody else writes to `to`.
     pub fn xrs_page_copy(to: u64, from: u64);
     /// `mfn` is a valid frame.

@@ -99,7 +99,7 @@ pub fn exchange(d: &Domain, call: &mut MemoryExchange, memflags: u32, max_order:
         d,
         memflags,
         call: Some(&seen),
-        background: false,
+        background: None,
     };
     let end = run(&mut machine, &mut request, &mut scratch);
 
@@ -361,11 +361,18 @@ fn write(op: &DomctlCoalesce, offset: u64, bytes: &[u8]) -> Result<(), c_int> {
     }
 }
 
-/// A leaf was broken.
-pub fn split(d: &Domain, state: &State, gfn: Gfn, level: u32, cause: Cause) {
+/// A leaf was broken; the p2m lock is held.
+///
+/// # Safety
+/// This CPU holds the p2m lock of `d`, of which `state` is.
+pub unsafe fn split(d: &Domain, state: &State, gfn: Gfn, level: u32, cause: Cause) {
     use p2m::trace::{Event, Record};
 
     state.account.split(cause);
+    if cause == Cause::Exec {
+        // SAFETY: as the caller says.
+        unsafe { state.book() }.executed(gfn.region());
+    }
     let order = Order::new(level.wrapping_mul(arch::LEVEL_BITS)).unwrap_or(Order::PAGE);
     crate::domain::trace(
         d,

@@ -38,6 +38,18 @@ extern "C" fn rs_work() -> bool {
     worker::work()
 }
 
+/// Idle vCPU context of a CPU that a guest had to leave, no lock held.
+#[unsafe(no_mangle)]
+extern "C" fn rs_work_busy() {
+    worker::work_busy();
+}
+
+/// Any context: may a guest be made to leave its CPU for us?
+#[unsafe(no_mangle)]
+extern "C" fn rs_disturbs() -> bool {
+    worker::disturbs()
+}
+
 /// No lock held; nobody else uses the domain's state yet.
 #[unsafe(no_mangle)]
 extern "C" fn rs_domain_start(d: &Domain) {
@@ -68,10 +80,12 @@ unsafe extern "C" fn rs_event(state: &State, gfn: u64, order: u32, p2mt: u32) {
     unsafe { hypercall::event(state, Gfn(gfn), order, p2mt as u8) }
 }
 
-/// `state` is the state of `d`.
+/// # Safety
+/// `state` is the state of `d`, whose p2m lock this CPU holds.
 #[unsafe(no_mangle)]
-extern "C" fn rs_split(d: &Domain, state: &State, gfn: u64, level: u32, cause: u32) {
-    hypercall::split(d, state, Gfn(gfn), level, Cause::from_number(cause));
+unsafe extern "C" fn rs_split(d: &Domain, state: &State, gfn: u64, level: u32, cause: u32) {
+    // SAFETY: as the caller says.
+    unsafe { hypercall::split(d, state, Gfn(gfn), level, Cause::from_number(cause)) }
 }
 
 /// Hypercall context, no lock held, `d` referenced.

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The idle-time worker: one at a time in the whole machine, one region at a
-//! time, as long as nobody else wants the CPU.
+//! The worker: one at a time in the whole machine, one region at a time, as long
+//! as nobody else wants the CPU; or, where the operator allows it, for a small
+//! share of the time of a CPU that a guest never leaves.
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use p2m::account::Counter;
 use p2m::addr::{Gfn, Order};
 use p2m::coalesce::{Mode, Scratch, heal};
 use p2m::ledger::{Ledger, Next, REACH_MAX, Slot};
 use p2m::machine::Machine;
+use p2m::pace::Credit;
 
 use crate::domain::{State, XenDomain, ledger_time, state, tunables};
 use crate::ffi::{self, Domain};
@@ -17,6 +20,9 @@ use crate::memory::{XBox, XSlice};
 
 /// How long to wait when there was no memory for a piece of ledger, in ms.
 const NO_MEMORY_WAIT: u64 = 1000;
+
+/// How long idle time is waited for before a busy CPU gives of its own, in ms.
+const REST_MAX: u64 = 20;
 
 /// Pages of one GiB, log2.
 const GIB_SHIFT: u32 = Order::GIB.log2();
@@ -29,7 +35,7 @@ unsafe impl Sync for Bench {}
 
 static BENCH: Bench = Bench(UnsafeCell::new(Scratch::new()));
 static BUSY: AtomicBool = AtomicBool::new(false);
-/// The domain that was served last.
+/// The domain whose turn it is.
 static LAST: AtomicU32 = AtomicU32::new(0);
 
 /// A domain that cannot be freed while this lives.
@@ -70,16 +76,54 @@ enum Step {
 /// Work until the budget is spent, the CPU is wanted or nothing is left.
 /// `true`: there is more.
 pub fn work() -> bool {
+    let until = ffi::xrs_sched_us().wrapping_add(tunables().budget_us);
+
+    // A region that has been begun is finished, unless the CPU is wanted.
+    let more = work_until(until, u64::MAX);
+
+    if more && disturbs() {
+        // Should there be no idle time again.
+        ffi::xrs_sched_wake(REST_MAX);
+    }
+    more
+}
+
+fn work_until(until: u64, stop: u64) -> bool {
     if BUSY.swap(true, Ordering::Acquire) {
         return false;
     }
     // SAFETY: `BUSY` was won.
-    let scratch = unsafe { &mut *BENCH.0.get() };
-    let until = ffi::xrs_sched_us().wrapping_add(tunables().budget_us);
-    let more = loop {
+    let more = rounds(unsafe { &mut *BENCH.0.get() }, until, stop);
+
+    BUSY.store(false, Ordering::Release);
+    more
+}
+
+/// The same on a CPU that a guest had to leave for it. How long it may have it
+/// again for is for the timer to say.
+pub fn work_busy() {
+    let since = ffi::xrs_sched_us();
+    let until = since.wrapping_add(tunables().budget_us);
+
+    if work_until(until, until) {
+        let worked = ffi::xrs_sched_us().wrapping_sub(since);
+        if let Some(rest) = tunables().rest_us(worked) {
+            ffi::xrs_sched_wake(rest.div_ceil(1000).max(1));
+        }
+    }
+}
+
+/// A guest may be made to leave its CPU for us.
+pub fn disturbs() -> bool {
+    tunables().rest_us(0).is_some()
+}
+
+/// No region is begun after `until`, and no batch after `stop` (µs).
+fn rounds(scratch: &mut Scratch, until: u64, stop: u64) -> bool {
+    loop {
         // An event from here on sets it again.
         ffi::xrs_sched_set_pending(false);
-        match round(scratch) {
+        match round(scratch, stop) {
             Step::Worked => ffi::xrs_sched_set_pending(true),
             Step::Wait(ms) => {
                 ffi::xrs_sched_wake(ms);
@@ -90,19 +134,18 @@ pub fn work() -> bool {
         if ffi::xrs_sched_softirq_pending() || ffi::xrs_sched_us() >= until {
             break true;
         }
-    };
-
-    BUSY.store(false, Ordering::Release);
-    more
+    }
 }
 
-/// One step for the next domain that has something to do.
-fn round(scratch: &mut Scratch) -> Step {
+/// One step for the domain whose turn it is; if that is over, or it has nothing to
+/// do, for the next that has.
+fn round(scratch: &mut Scratch, stop: u64) -> Step {
     let last = LAST.load(Ordering::Relaxed);
     let mut wait = u64::MAX;
+    let mut owing = false;
 
-    // From the one after the last to the highest, and from 0 to the last.
-    for (from, to) in [(last.saturating_add(1), u32::MAX), (0, last)] {
+    // From it on to the highest, and from 0 to it, when its next turn comes.
+    for (from, to) in [(last, u32::MAX), (0, last)] {
         let mut from = from;
 
         while let Some(domain) = RcuDomain::from(from) {
@@ -112,34 +155,53 @@ fn round(scratch: &mut Scratch) -> Step {
             if domid > to {
                 break;
             }
-            if let Some(state) = state(d) {
-                match step(d, state, scratch) {
-                    Step::Worked => {
-                        LAST.store(domid, Ordering::Relaxed);
-                        return Step::Worked;
-                    }
-                    Step::Wait(ms) => wait = wait.min(ms),
-                    Step::Idle => {}
-                }
-            }
             from = domid.saturating_add(1);
+            let Some(state) = state(d) else { continue };
+            let next = to == last || domid != last;
+            let mut credit = state.credit();
+            if next {
+                credit = credit.turn();
+            }
+            if !credit.has() {
+                // Its turn is over; or an act of its has taken more than a turn, and
+                // it has to wait for another.
+                owing |= next && state.hint.load(Ordering::Relaxed);
+                state.set_credit(credit);
+                continue;
+            }
+            let before = state.account.count(Counter::PagesCopied);
+            match step(d, state, scratch, stop) {
+                Step::Worked => {
+                    let after = state.account.count(Counter::PagesCopied);
+                    state.set_credit(credit.spend(after.wrapping_sub(before)));
+                    LAST.store(domid, Ordering::Relaxed);
+                    return Step::Worked;
+                }
+                // Nothing is saved up by having nothing to do.
+                Step::Wait(ms) => wait = wait.min(ms),
+                Step::Idle => {}
+            }
+            state.set_credit(Credit::default());
         }
     }
-    if wait == u64::MAX {
+    if owing {
+        // Another round of turns pays for it.
+        Step::Worked
+    } else if wait == u64::MAX {
         Step::Idle
     } else {
         Step::Wait(wait)
     }
 }
 
-fn step(d: &Domain, state: &State, scratch: &mut Scratch) -> Step {
+fn step(d: &Domain, state: &State, scratch: &mut Scratch, stop: u64) -> Step {
     let mode = state.mode();
 
     if !state.hint.load(Ordering::Relaxed) || mode == Mode::Off {
         return Step::Idle;
     }
     let now = ledger_time();
-    let mut machine = XenDomain::in_background(d);
+    let mut machine = XenDomain::in_background(d, stop);
     let next = {
         let mut locked = machine.lock();
         let next = if ffi::xrs_domain_dying(d) {

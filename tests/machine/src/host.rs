@@ -12,6 +12,7 @@ use p2m::exchange::{Caller, End, Request, Scratch, Side};
 use p2m::frames::{Detached, Flushed, Loss, Pair, Pending};
 use p2m::ledger::{self, Book, Ledger, Next};
 use p2m::machine::{Block, Errno, Facts, Holder, Kind, Locked, Lookup, Machine, Purpose, View};
+use p2m::plan::Slots;
 use p2m::region::{Shape, shape};
 use p2m::trace::{Event, Record};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -234,6 +235,8 @@ pub struct Host {
     pub book: Book<Root>,
     /// Regions in which log-dirty tracking is on.
     pub dirty_ranges: BTreeSet<u64>,
+    /// Regions of which one entry could not say how they are cached.
+    pub odd_ranges: BTreeSet<u64>,
     /// What the guest expects to read at each gfn.
     pub expect: BTreeMap<u64, u64>,
     /// gfns about which it cannot know: its own exchange is going on.
@@ -358,6 +361,7 @@ impl Host {
             account: Anew::default(),
             book: Book::new(root),
             dirty_ranges: BTreeSet::new(),
+            odd_ranges: BTreeSet::new(),
             expect: BTreeMap::new(),
             flux: BTreeSet::new(),
             renewed: BTreeSet::new(),
@@ -1692,6 +1696,10 @@ impl Guard<'_> {
             !self.host.dirty_ranges.contains(&gfn.region().0),
             "{gfn:?} is {what} in a range that is tracked"
         );
+        assert!(
+            !self.host.odd_ranges.contains(&gfn.region().0),
+            "{gfn:?} is {what}, and is not cached as one entry could say"
+        );
     }
 
     /// A write that must not need a page table.
@@ -1835,6 +1843,22 @@ impl Locked for Guard<'_> {
         self.host.recalc(region.start());
     }
 
+    fn view_gib<R>(&mut self, gfn: Gfn, f: impl FnOnce(View<'_>) -> R) -> R {
+        self.host.tick();
+        let format = self.host.tables.format;
+
+        match self.host.tables.table_of(gfn, 2) {
+            Some(table) => f(View::Table(format, table)),
+            None => f(View::Nothing),
+        }
+    }
+
+    fn one_memory_type(&mut self, gfn: Gfn, _: Mfn, order: Order) -> bool {
+        let regions = gfn.region().0..gfn.add(order.pages()).region().0;
+
+        self.host.odd_ranges.range(regions).next().is_none()
+    }
+
     fn log_dirty_range(&mut self, region: Region) -> bool {
         self.host.dirty_ranges.contains(&region.0)
     }
@@ -1952,7 +1976,7 @@ impl Locked for Guard<'_> {
         self.fit(
             "hidden",
             gfn,
-            Facts::all() - Facts::CREATED - Facts::HAP - Facts::HAP_2MB,
+            Facts::all() - Facts::CREATED - Facts::HAP - Facts::HAP_2MB - Facts::HAP_1GB,
         );
         for i in 0..REGION_PAGES {
             let mfn = self.host.mfn(gfn.add(i));
@@ -1967,8 +1991,8 @@ impl Locked for Guard<'_> {
         Some(Detached::new(region, entry))
     }
 
-    fn redirect<'p>(&mut self, table: &Detached<Panics>, pairs: impl Iterator<Item = &'p Pair>) {
-        for pair in pairs {
+    fn redirect(&mut self, table: &Detached<Panics>, pages: &[Pair], which: &Slots) {
+        for pair in which.stretches(pages).flatten() {
             let (gfn, mfn) = (pair.gfn(), pair.mfn());
             self.host.tick_at(mfn);
             assert_eq!(gfn.region(), table.region());
@@ -2030,7 +2054,7 @@ impl Locked for Guard<'_> {
         self.fit(
             "hidden",
             gfn,
-            Facts::all() - Facts::CREATED - Facts::HAP - Facts::HAP_2MB,
+            Facts::all() - Facts::CREATED - Facts::HAP - Facts::HAP_2MB - Facts::HAP_1GB,
         );
         let mfn = self.host.mfn(gfn).expect("a page to hide");
         assert!(
@@ -2093,16 +2117,19 @@ impl Locked for Guard<'_> {
         _: &mut Pending<Panics>,
         gfn: Gfn,
         mfn: Mfn,
+        order: Order,
         access: u8,
     ) -> Result<(), Errno> {
         self.host.tick();
         if self.host.fails(Fallible::Promote) {
             return Err(Errno::Nomem);
         }
-        assert!(gfn.is_aligned(Order::REGION) && mfn.is_aligned(Order::REGION));
+        assert!(gfn.is_aligned(order) && mfn.is_aligned(order) && order >= Order::REGION);
         let no = Facts::ALTP2M | Facts::NESTED | Facts::SHARING | Facts::LOG_DIRTY;
-        self.fit("promoted", gfn, no);
-        for i in 0..REGION_PAGES {
+        for i in 0..Order::REGION.blocks_in(order.pages()) {
+            self.fit("promoted", gfn.add(Order::REGION.pages_in(i)), no);
+        }
+        for i in 0..order.pages() {
             assert_eq!(
                 self.host.tables.translate(gfn.add(i)),
                 Some((mfn.add(i), kind::RAM_RW, access)),
@@ -2111,12 +2138,7 @@ impl Locked for Guard<'_> {
             );
         }
         self.host.unflushed = true;
-        self.must(
-            "promote",
-            gfn,
-            New::Map(mfn, kind::RAM_RW, access),
-            Order::REGION,
-        );
+        self.must("promote", gfn, New::Map(mfn, kind::RAM_RW, access), order);
         Ok(())
     }
 

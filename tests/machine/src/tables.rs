@@ -321,6 +321,19 @@ impl Tables {
         self.last_level(gfn).map(|(table, _)| &*self.pool[table])
     }
 
+    /// The table of `level` that leads to `gfn`, if there is one.
+    pub fn table_of(&self, gfn: Gfn, level: u32) -> Option<&Table> {
+        let mut table = self.root;
+
+        for above in (level + 1..=TOP).rev() {
+            let Slot::Table { frame, .. } = self.read(table, index(gfn, above), above) else {
+                return None;
+            };
+            table = (frame - POOL_BASE) as usize;
+        }
+        Some(&*self.pool[table])
+    }
+
     /// Write entries as `p2m_set_entry()` does: in the largest pieces that the
     /// alignment allows. Returns what was done before a failure, too.
     pub fn set(&mut self, gfn: Gfn, new: New, order: Order) -> (Effect, Result<(), Failed>) {

@@ -6,9 +6,10 @@
 use arch::Format;
 use machine::heap::Dom;
 use machine::host::{Act, Config, Host, Lists};
+use p2m::account::Counter;
 use p2m::addr::{Gfn, Mfn, Order, Region};
 use p2m::frames::{Frozen, List, Pending};
-use p2m::machine::{Locked, Machine, Purpose};
+use p2m::machine::{Facts, Locked, Machine, Purpose};
 use p2m::region::Shape;
 
 /// A guest with one region, and translations of it in its TLBs.
@@ -165,7 +166,9 @@ fn a_region_out_of_order_is_promoted() {
     host.other_alloc();
     assert!(host.populate(Gfn(0), Order::REGION, true));
     let mut pending = Pending::new();
-    let _ = host.lock().promote(&mut pending, Gfn(0), Mfn(0), 7);
+    let _ = host
+        .lock()
+        .promote(&mut pending, Gfn(0), Mfn(0), Order::REGION, 7);
 }
 
 #[test]
@@ -192,6 +195,64 @@ fn a_guest_waits_for_ever() {
     // Not dying after all: only so that the check of the guard is passed by.
     host.facts.remove(p2m::machine::Facts::DYING);
     host.act(Act::Read { vcpu: 0, gfn: 5 });
+}
+
+/// What was broken of a leaf of 1 GiB is healed, and then it is one leaf again; unless
+/// something forbids it, or the frames are not those that it had.
+#[test]
+fn a_gib_becomes_one_leaf_again() {
+    for format in [Format::Npt, Format::Ept] {
+        let mut host = Host::new(Config {
+            format,
+            blocks: 512 + 8,
+            ..Config::default()
+        });
+        host.facts |= Facts::HAP_1GB;
+        assert!(host.populate(Gfn(0), Order::GIB, false));
+        let mut broken_and_healed = |meddle: fn(&mut Host)| {
+            for gfn in [Gfn(5), Gfn(600), Gfn(5)] {
+                assert!(host.balloon_out(gfn) && host.populate(gfn, Order::PAGE, false));
+            }
+            assert_eq!(host.lock().lookup(Gfn(5)).order, Order::PAGE);
+            meddle(&mut host);
+            host.heal_all();
+            host.dirty_ranges.clear();
+            host.facts -= Facts::IOMMU;
+            host.facts |= Facts::HAP_1GB;
+            host.check();
+            host.lock().lookup(Gfn(5)).order
+        };
+        assert_eq!(broken_and_healed(|_| ()), Order::GIB);
+        assert_eq!(
+            broken_and_healed(|host| host.facts -= Facts::HAP_1GB),
+            Order::REGION
+        );
+        assert_eq!(
+            broken_and_healed(|host| host.facts |= Facts::IOMMU),
+            Order::REGION
+        );
+        assert_eq!(
+            broken_and_healed(|host| {
+                host.dirty_ranges.insert(300);
+            }),
+            Order::REGION
+        );
+        assert_eq!(broken_and_healed(|_| ()), Order::GIB);
+        assert_eq!(host.account.count(Counter::PromotedGib), 2);
+
+        // The frame is another's.
+        assert!(host.balloon_out(Gfn(700)));
+        host.other_alloc();
+        host.config.alloc_at = false;
+        assert!(host.populate(Gfn(700), Order::PAGE, false));
+        host.config.alloc_at = true;
+        host.heal_all();
+        let first = host.mfn(Gfn(512));
+        if first != Some(Mfn(512)) {
+            assert_eq!(host.lock().lookup(Gfn(700)).order, Order::REGION);
+        }
+        host.finish();
+    }
 }
 
 /// A leaf of 1 GiB is broken no further than is needed, and what was broken is

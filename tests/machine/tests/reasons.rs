@@ -9,6 +9,7 @@ use machine::tables::{ACCESS_RWX, kind};
 use p2m::account::{Counter, Outcome, Reason};
 use p2m::addr::{Gfn, Order, Region};
 use p2m::coalesce::Mode;
+use p2m::ledger::Ledger;
 use p2m::machine::Facts;
 
 const REGION: Region = Region(1);
@@ -173,6 +174,52 @@ fn access() {
         host.retype(Gfn(900), kind::RAM_RW, 5);
         refused(&mut host, Reason::Access);
         host.retype(Gfn(900), kind::RAM_RW, ACCESS_RWX);
+        healed_in_time(host);
+    }
+}
+
+#[test]
+fn mem_access() {
+    for build in [in_order, scattered] {
+        let mut host = build();
+        for gfn in START..START + 512 {
+            host.retype(Gfn(gfn.into()), kind::RAM_RW, 5);
+        }
+        refused(&mut host, Reason::MemAccess);
+        for gfn in START..START + 512 {
+            host.retype(Gfn(gfn.into()), kind::RAM_RW, ACCESS_RWX);
+        }
+        healed_in_time(host);
+    }
+}
+
+#[test]
+fn cacheability() {
+    for build in [in_order, scattered] {
+        let mut host = build();
+        host.odd_ranges.insert(REGION.0);
+        refused(&mut host, Reason::Cacheability);
+        host.odd_ranges.clear();
+        host.balloon_out(Gfn(700));
+        assert!(host.populate(Gfn(700), Order::PAGE, false));
+        healed_in_time(host);
+    }
+}
+
+/// Broken because code in it is executed: not to be made whole until something else
+/// has.
+#[test]
+fn exec_sp() {
+    for build in [in_order, scattered] {
+        let mut host = build();
+        host.surveyed(REGION);
+        host.book.executed(REGION);
+        host.balloon_out(Gfn(700));
+        assert!(host.populate(Gfn(700), Order::PAGE, false));
+        refused(&mut host, Reason::ExecSp);
+        host.book.settled(REGION);
+        host.balloon_out(Gfn(700));
+        assert!(host.populate(Gfn(700), Order::PAGE, false));
         healed_in_time(host);
     }
 }
@@ -406,5 +453,48 @@ fn interrupted() {
     host.preempt_every = 0;
     assert_eq!(outcome(&mut host), Some(Outcome::Completed));
     assert_eq!(host.account.count(Counter::PagesCopied), 512);
+    host.finish();
+}
+
+/// A guest that balloons the same memory again and again has it healed less and less
+/// often: all rounds together copy little more than the first few would.
+#[test]
+fn again_and_again_is_healed_now_and_then() {
+    let mut host = Host::new(config());
+    let mut first = 0;
+
+    for region in [Region(0), REGION] {
+        assert!(host.populate(region.start(), Order::REGION, false));
+    }
+    host.heal_all();
+    for round in 0..100 {
+        // The frames of these pages are taken by others before they are back.
+        for i in 0..32 {
+            assert!(host.balloon_out(Gfn(512 + 13 * i)));
+            host.other_alloc();
+        }
+        host.config.alloc_at = false;
+        for i in 0..32 {
+            assert!(host.populate(Gfn(512 + 13 * i), Order::PAGE, false));
+        }
+        host.config.alloc_at = true;
+        for _ in 0..100 {
+            host.heal_one();
+            host.now += 1;
+        }
+        host.check();
+        while host.other_pages() > 0 {
+            host.other_free(0);
+        }
+        if round == 0 {
+            first = host.account.count(Counter::PagesCopied);
+        }
+    }
+    host.heal_all();
+    let all = host.account.count(Counter::PagesCopied);
+    assert!(
+        first > 0 && all <= 12 * first,
+        "{first} in one, {all} in all"
+    );
     host.finish();
 }

@@ -523,7 +523,7 @@ fn xsa_402_nothing_uncached_is_copied() {
             let mut scratch = Scratch::default();
             let state = judge(Region(1), View::Table(format, &table), &mut scratch);
             assert!(
-                matches!(state, State::Not(Reason::MemType | Reason::Access)),
+                matches!(state, State::Not(Reason::Cacheability | Reason::Access)),
                 "{format:?} {which:?}: {state:?}"
             );
         }

@@ -69,7 +69,7 @@ impl Kind {
 }
 
 /// Why a region was left as it is; the index is the number in records and counters.
-pub const REASONS: [&str; 23] = [
+pub const REASONS: [&str; 25] = [
     "whole_already",
     "empty",
     "hole",
@@ -93,6 +93,8 @@ pub const REASONS: [&str; 23] = [
     "interrupted",
     "type_pinned",
     "cacheability",
+    "mem_access",
+    "exec_sp",
 ];
 
 /// A reason in words, for a person.
@@ -121,6 +123,8 @@ pub fn explain(reason: &str) -> &'static str {
         "interrupted" => "the CPU was wanted before all pages were moved",
         "type_pinned" => "a page is in use by Xen as more than plain memory",
         "cacheability" => "its pages are not all cached alike",
+        "mem_access" => "somebody watches accesses to it",
+        "exec_sp" => "code in it is executed, which this processor allows in 4K pages only",
         _ => "",
     }
 }

@@ -41,6 +41,7 @@ enum {
     CO_QUEUED,
     CO_HOLD_TICKS,
     CO_COPY_TICKS,
+    CO_PROMOTED_1G,
     CO_REFUSED = 16,            /* + reason */
     CO_SPLITS_BY = 48,          /* + cause */
     CO_COUNTS = 64,
@@ -81,6 +82,8 @@ enum {
     CO_REASON_INTERRUPTED,
     CO_REASON_TYPE_PINNED,
     CO_REASON_CACHEABILITY,
+    CO_REASON_MEM_ACCESS,
+    CO_REASON_EXEC_SP,
 };
 
 struct co_info {

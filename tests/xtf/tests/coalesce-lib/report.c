@@ -98,12 +98,14 @@ void co_print_counts(const struct co_info *info)
         [CO_QUEUED] = "queued",
         [CO_HOLD_TICKS] = "hold_ticks",
         [CO_COPY_TICKS] = "copy_ticks",
+        [CO_PROMOTED_1G] = "promoted_1g",
     };
     static const char *const reasons[CO_SPLITS_BY - CO_REFUSED] = {
         "whole_already", "empty", "hole", "pinned", "mem_type", "access",
         "special", "no_memory", "dying", "iommu", "altp2m", "nested", "pod",
         "sharing", "logdirty", "recalc", "cooling", "mode", "not_ready",
         "vanished", "interrupted", "type_pinned", "cacheability",
+        "mem_access", "exec_sp",
     };
     static const char *const causes[CO_CAUSES] = {
         "other", "balloon", "exchange", "map", "type", "logdirty", "exec",
