@@ -252,7 +252,7 @@ fn promote<L: Locked>(locked: &mut L, region: Region, base: Mfn) -> Outcome {
 fn promote_gib<L: Locked>(locked: &mut L, gfn: Gfn) -> bool {
     let facts = locked.facts();
     // The tables of an IOMMU would be looked at page by page.
-    if !facts.contains(Facts::HAP_1GB) || facts.contains(Facts::IOMMU) || unfit(facts).is_some() {
+    if !facts.contains(Facts::HAP_1GB) || facts.intersects(Facts::IOMMU) || unfit(facts).is_some() {
         return false;
     }
     let Some(base) = locked.view_gib(gfn, gib_in_order) else {
