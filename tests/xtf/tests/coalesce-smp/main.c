@@ -12,7 +12,8 @@
  * kept from its work: the longest stalls are those in which Xen hid a region.
  *
  * Command line: seed=N, regions=N (16), rounds=N (15), limit_ms=N (60000, guest
- * time).
+ * time), moves=N (0): go on until so many regions were made whole by moving frames,
+ * and do not wait for that to be done in time, but ask for it.
  */
 #include "../coalesce-lib/coalesce.h"
 
@@ -242,6 +243,16 @@ static unsigned int count_whole(void)
     return nr;
 }
 
+/* Regions that were made whole by moving frames. */
+static unsigned long count_moved(void)
+{
+    static struct co_info info;
+
+    co_expect("get_info", co_get_info(&info), 0);
+
+    return info.count[CO_COMPLETED] + info.count[CO_MIGRATED];
+}
+
 static void start_others(void)
 {
     unsigned int i, cpus = co_host_cpus();
@@ -305,6 +316,7 @@ void test_main(void)
     struct co_pages pages;
     uint64_t end, limit, acts;
     unsigned int i, r, rounds;
+    unsigned long moves, moved = 0;
 
     co_init();
     if ( !co_require_feature() )
@@ -316,6 +328,7 @@ void test_main(void)
 
     nr_regions = co_param("regions", 16);
     rounds = co_param("rounds", 15);
+    moves = co_param("moves", 0);
     limit = co_param("limit_ms", 60000) * CO_MS;
     if ( nr_regions < 2 || nr_regions > MAX_REGIONS )
         return xtf_error("Error: regions= has to be 2 to %u\n", MAX_REGIONS);
@@ -332,7 +345,7 @@ void test_main(void)
     start_others();
 
     co_phase("breaking");
-    for ( i = 0; i < rounds; i++ )
+    for ( i = 0; i < rounds || moved < moves; i++ )
     {
         unsigned int r1 = co_rand() % nr_regions;
         unsigned int r2 = (r1 + 1 + co_rand() % (nr_regions - 1)) % nr_regions;
@@ -340,6 +353,15 @@ void test_main(void)
         break_two(i % 3, r1, r2);
         write_region(0, r1);
         write_region(0, r2);
+        if ( moves )
+        {
+            co_coalesce_one(regions[r1], CO_MODE_FULL);
+            co_coalesce_one(regions[r2], CO_MODE_FULL);
+            moved = count_moved();
+            if ( i % 64 == 0 )
+                printk("%lu regions were moved in %u rounds\n", moved, i + 1);
+            continue;
+        }
         co_sleep(5 * CO_MS);
         if ( i % 4 == 0 )
             co_print_map("breaking", regions, nr_regions);
