@@ -101,7 +101,7 @@ run: release guests lab-program tools ## Boots Xen on an emulator and shows a gu
 	@target/release/lab demo $(LAB_ARGS)
 
 # Tests that try so much that they are built with optimization.
-APART := schedules simulation fuzz
+APART := schedules model simulation fuzz
 
 .PHONY: unit
 unit: ## The tests that run on the host

@@ -28,6 +28,8 @@ bitflags! {
         const WRITE = 1 << 1;
         /// A leaf above level 1.
         const LEAF = 1 << 7;
+        /// One of them makes an entry present.
+        const PRESENT = Self::READ.bits() | Self::WRITE.bits();
         const _ = !0;
     }
 }
@@ -89,7 +91,7 @@ impl DeviceFormat {
             DeviceFormat::Vtd => {
                 let bits = Vtd::from_bits_retain(entry.0);
 
-                if !bits.intersects(Vtd::READ | Vtd::WRITE) {
+                if !bits.intersects(Vtd::PRESENT) {
                     DeviceSlot::Absent
                 } else if level > 1 && !bits.contains(Vtd::LEAF) {
                     DeviceSlot::Table {

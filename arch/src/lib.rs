@@ -24,11 +24,17 @@ use bitflags::bitflags;
 use static_assertions::{assert_eq_size, const_assert_eq};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Entries in one table.
-pub const ENTRIES: usize = 512;
-
 /// log2 of [`ENTRIES`]: each level of the walk resolves so many bits of a gfn.
+#[cfg(not(small_tables))]
 pub const LEVEL_BITS: u32 = 9;
+
+/// For `tests/model`, which tries every order of events: no processor has such
+/// tables.
+#[cfg(small_tables)]
+pub const LEVEL_BITS: u32 = 2;
+
+/// Entries in one table.
+pub const ENTRIES: usize = 1 << LEVEL_BITS;
 
 /// log2 of the 4 KiB page size, in bytes.
 pub const PAGE_SHIFT: u32 = 12;
@@ -63,6 +69,13 @@ bitflags! {
         /// Bits 58..52: the p2m type (`p2m_type_to_flags()`).
         const SW_TYPE = 0x7f << 52;
         const NO_EXECUTE = 1 << 63;
+        /// What the processor sets.
+        const TOUCHED = Self::ACCESSED.bits() | Self::DIRTY.bits();
+        /// See [`Leaf::attributes`].
+        const ATTRIBUTES = Self::WRITE.bits()
+            | Self::UNCACHED.bits()
+            | Self::SW_TYPE.bits()
+            | Self::NO_EXECUTE.bits();
         const _ = !0;
     }
 
@@ -85,6 +98,21 @@ bitflags! {
         /// Bits 62..59: `p2m_access_t`.
         const SW_ACCESS = 0xf << 59;
         const SUPPRESS_VE = 1 << 63;
+        /// What the processor sets.
+        const TOUCHED = Self::ACCESSED.bits() | Self::DIRTY.bits();
+        /// One of them makes an entry present.
+        const PRESENT = Self::READ.bits() | Self::WRITE.bits() | Self::EXECUTE.bits();
+        /// See [`Leaf::attributes`]. Execute is left out: Xen takes it from every
+        /// superpage where the processor has CVE-2018-12207, and gives it to their
+        /// parts.
+        const ATTRIBUTES = Self::READ.bits()
+            | Self::WRITE.bits()
+            | Self::MEMORY_TYPE.bits()
+            | Self::IGNORE_PAT.bits()
+            | Self::SNOOP.bits()
+            | Self::SW_TYPE.bits()
+            | Self::SW_ACCESS.bits()
+            | Self::SUPPRESS_VE.bits();
         const _ = !0;
     }
 }
@@ -118,12 +146,13 @@ pub struct Entry(pub u64);
 
 /// A live table, shared with the hardware walker.
 #[derive(Debug)]
-#[repr(C, align(4096))]
+#[cfg_attr(not(small_tables), repr(C, align(4096)))]
 pub struct Table(pub [AtomicU64; ENTRIES]);
 
-assert_eq_size!(Table, [u8; 4096]);
+assert_eq_size!(Table, [u64; ENTRIES]);
+#[cfg(not(small_tables))]
 const_assert_eq!(core::mem::align_of::<Table>(), 4096);
-const_assert_eq!(ENTRIES, 1 << LEVEL_BITS);
+const_assert_eq!(core::mem::size_of::<Entry>() << 9, 4096);
 
 impl Table {
     /// Every entry in turn, each read once.
@@ -216,11 +245,11 @@ impl Format {
     #[inline]
     pub fn alike(self, a: Entry, b: Entry) -> bool {
         let ignored = match self {
-            Format::Npt => (Npt::ACCESSED | Npt::DIRTY).bits(),
-            Format::Ept => (Ept::ACCESSED | Ept::DIRTY).bits(),
+            Format::Npt => Npt::TOUCHED.bits(),
+            Format::Ept => Ept::TOUCHED.bits(),
         };
 
-        (a.0 ^ b.0) & !(ignored | FRAME_MASK) == 0
+        (a.0 ^ b.0) & !ignored & !FRAME_MASK == 0
     }
 
     /// Decode `entry`, found in a table of `level` (1 maps 4 KiB pages, 2 maps
@@ -276,7 +305,7 @@ fn decode_npt(bits: Npt, level: u32) -> Slot {
     Slot::Leaf(Leaf {
         frame: if level > 1 { frame & !1 } else { frame },
         sw_type,
-        attributes: (bits & (Npt::WRITE | Npt::UNCACHED | Npt::SW_TYPE | Npt::NO_EXECUTE)).bits(),
+        attributes: (bits & Npt::ATTRIBUTES).bits(),
         recalc,
         cacheable: !pat && !bits.intersects(Npt::UNCACHED),
     })
@@ -293,7 +322,7 @@ fn decode_ept(bits: Ept, level: u32) -> Slot {
 
     // A leaf without any permission is still a mapping to Xen when it has a
     // type that maps memory; such leaves are not ours to merge.
-    if !bits.intersects(Ept::READ | Ept::WRITE | Ept::EXECUTE) {
+    if !bits.intersects(Ept::PRESENT) {
         return Slot::Absent { sw_type };
     }
     if level > 1 && !bits.contains(Ept::LEAF) {
@@ -303,18 +332,7 @@ fn decode_ept(bits: Ept, level: u32) -> Slot {
     Slot::Leaf(Leaf {
         frame,
         sw_type,
-        // Execute is left out: Xen takes it from every superpage where the
-        // processor has CVE-2018-12207, and gives it to their parts.
-        attributes: (bits
-            & (Ept::READ
-                | Ept::WRITE
-                | Ept::MEMORY_TYPE
-                | Ept::IGNORE_PAT
-                | Ept::SNOOP
-                | Ept::SW_TYPE
-                | Ept::SW_ACCESS
-                | Ept::SUPPRESS_VE))
-            .bits(),
+        attributes: (bits & Ept::ATTRIBUTES).bits(),
         recalc,
         cacheable: memory_type == 6,
     })

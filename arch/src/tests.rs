@@ -131,3 +131,78 @@ fn access_and_emptiness() {
     assert_eq!(npt(1 << 63), (ACCESS_RWX, false));
     assert_eq!(npt(0x67), (ACCESS_RWX, false));
 }
+
+/// Of all bits of a leaf these make a difference, and those that the processor sets
+/// do not.
+#[test]
+fn what_distinguishes_leaves() {
+    let npt = 1 << 1 | 3 << 3 | 0x7f << 52 | 1 << 63;
+    let ept = 3 | 7 << 3 | 1 << 6 | 1 << 11 | 0x3f << 52 | 0xf << 59 | 1 << 63;
+    let frame = 0x000f_ffff_ffff_f000u64;
+
+    for (format, ram, attributes, touched) in [
+        (Format::Npt, NPT_RAM, npt, 1u64 << 5 | 1 << 6),
+        (Format::Ept, EPT_RAM, ept, 1 << 8 | 1 << 9),
+    ] {
+        let plain = leaf(format.decode(Entry(ram), 1));
+        for bit in (0..64).map(|n| 1u64 << n) {
+            let other = Entry(ram ^ bit);
+            let alike = (touched | frame) & bit != 0;
+            assert_eq!(format.alike(Entry(ram), other), alike, "{format:?} {bit:#x}");
+            assert_eq!(format.alike(other, Entry(ram)), alike, "{format:?} {bit:#x}");
+            if let Slot::Leaf(leaf) = format.decode(other, 1) {
+                let same = attributes & bit == 0;
+                assert_eq!(leaf.attributes == plain.attributes, same, "{format:?} {bit:#x}");
+            }
+        }
+    }
+}
+
+/// Each bit alone makes an EPT entry present.
+#[test]
+fn ept_is_present_with_any_permission() {
+    for permission in [1, 2, 4] {
+        leaf(Format::Ept.decode(Entry(permission | 6 << 3), 1));
+    }
+    let none = Entry(EPT_RAM & !7 | 9 << 52);
+    assert_eq!(Format::Ept.decode(none, 1), Slot::Absent { sw_type: 9 });
+}
+
+#[test]
+fn npt_uncached_in_either_way() {
+    for uncached in [1 << 3, 1 << 4] {
+        assert!(!leaf(Format::Npt.decode(Entry(NPT_RAM | uncached), 1)).cacheable);
+    }
+}
+
+/// Only the frame is another, whatever it was.
+#[test]
+fn with_frame_changes_the_frame_only() {
+    let all = Entry(u64::MAX);
+
+    assert_eq!(all.with_frame(0), Entry(!0x000f_ffff_ffff_f000));
+    assert_eq!(Entry(0).with_frame(u64::MAX), Entry(0x000f_ffff_ffff_f000));
+    assert_eq!(all.with_frame(0x1234).frame(), 0x1234);
+    assert_eq!(Entry(0x55 << 12 | NPT_RAM).with_frame(0x42), Entry(0x42 << 12 | NPT_RAM));
+}
+
+/// Xen's own: bit 63 and type 6 (`p2m_populate_on_demand`), nothing else.
+#[test]
+fn the_mark_maps_nothing() {
+    assert_eq!(Entry::WAIT, Entry(6 << 52 | 1 << 63));
+    for format in [Format::Npt, Format::Ept] {
+        assert_eq!(format.decode(Entry::WAIT, 2), Slot::Absent { sw_type: 6 });
+        assert!(!format.is_empty(Entry::WAIT));
+    }
+}
+
+#[test]
+fn tables_are_read_whole_and_written_at_one_place() {
+    let t = Table([const { core::sync::atomic::AtomicU64::new(0) }; ENTRIES]);
+
+    t.set(513, Entry(5));
+    t.set(511, Entry(6));
+    assert_eq!((t.entry(1), t.entry(511), t.entry(0)), (Entry(5), Entry(6), Entry(0)));
+    assert_eq!(t.entries().count(), ENTRIES);
+    assert_eq!(t.entries().filter(|e| e.0 != 0).count(), 2);
+}

@@ -64,8 +64,8 @@ pub struct Limits {
     pub batch: u64,
 }
 
-/// Smallest batch: each has its costs.
-pub const BATCH_MIN: u64 = 8;
+/// Smallest batch (8 pages): each has its costs.
+pub const BATCH_MIN: u64 = REGION_PAGES.div_ceil(64);
 
 /// Largest batch: a region at once.
 pub const BATCH_MAX: u64 = REGION_PAGES;

@@ -28,8 +28,27 @@ impl Slots {
     /// None of them.
     pub const NONE: Slots = Slots([0; 8]);
 
-    /// All of them.
-    pub const ALL: Slots = Slots([u64::MAX; 8]);
+    /// All slots of a region.
+    pub const ALL: Slots = Slots::below(REGION_PAGES);
+
+    /// The numbers below `end`.
+    const fn below(end: u64) -> Slots {
+        let mut words = [0; 8];
+        let mut first = 0u64;
+        let mut rest: &mut [u64] = &mut words;
+
+        while let Some((word, more)) = rest.split_first_mut() {
+            let left = end.saturating_sub(first);
+            *word = if left >= 64 {
+                u64::MAX
+            } else {
+                1u64.wrapping_shl(left as u32).wrapping_sub(1)
+            };
+            first = first.wrapping_add(64);
+            rest = more;
+        }
+        Slots(words)
+    }
 
     fn word(slot: u64) -> usize {
         (slot / 64) as usize

@@ -112,27 +112,32 @@ pub struct Heap {
 impl Heap {
     /// `blocks` free and clean blocks of 2 MiB.
     pub fn new(blocks: u64, policy: Policy) -> Self {
-        let n = blocks * Order::REGION.pages();
-
-        Heap {
-            frames: vec![Frame::FREE; n as usize],
-            m2p: vec![None; n as usize],
+        let mut heap = Heap {
+            frames: Vec::new(),
+            m2p: Vec::new(),
             tot: [0; 2],
             policy,
             cursor: 0,
-            free: n,
-            map: vec![u64::MAX; (n / 64) as usize],
-        }
+            free: 0,
+            map: Vec::new(),
+        };
+
+        heap.plug(blocks);
+        heap
     }
 
     /// More memory is plugged in: so many blocks of 2 MiB.
     pub fn plug(&mut self, blocks: u64) {
         let n = blocks * Order::REGION.pages();
+        let before = self.len();
 
         self.frames.extend((0..n).map(|_| Frame::FREE));
         self.m2p.extend((0..n).map(|_| None));
         self.free += n;
-        self.map.extend((0..n / 64).map(|_| u64::MAX));
+        self.map.resize(self.frames.len().div_ceil(64), 0);
+        for mfn in before..before + n {
+            self.mark(mfn, true);
+        }
     }
 
     /// How many frames there are.

@@ -970,6 +970,15 @@ impl Host {
         }
     }
 
+    /// Something becomes true of the domain, or ceases to be: with an IOMMU go its
+    /// TLB entries.
+    pub fn set_facts(&mut self, facts: Facts, on: bool) {
+        self.facts.set(facts, on);
+        if !self.facts.contains(Facts::IOMMU) {
+            self.iotlb.clear();
+        }
+    }
+
     /// The guest starts to die: its vCPUs do not run any more.
     pub fn die(&mut self) {
         self.facts |= Facts::DYING;
@@ -1066,7 +1075,7 @@ impl Host {
             }
             Act::Fact { fact, on } => {
                 if !self.locked {
-                    self.facts.set(fact_of(fact), on);
+                    self.set_facts(fact_of(fact), on);
                 }
             }
             Act::Track { region, on } => {
@@ -1356,7 +1365,10 @@ impl Host {
         self.heap.m2p.hash(state);
         self.heap.tot.hash(state);
         self.tables.hash(state);
-        self.tlbs.hash(state);
+        // One vCPU is like another.
+        let mut tlbs: Vec<_> = self.tlbs.iter().collect();
+        tlbs.sort_unstable();
+        tlbs.hash(state);
         (
             &self.mapper_tlb,
             &self.mapper_refs,

@@ -303,7 +303,7 @@ pub fn play(host: &mut Host, op: &Op) {
             _ => Mode::Full,
         }),
         Op::Fact(n, on) => {
-            host.facts.set(fact_of(*n), *on);
+            host.set_facts(fact_of(*n), *on);
         }
         Op::Retype { gfn, ro, access } => {
             let sw_type = if *ro { kind::RAM_RO } else { kind::RAM_RW };
@@ -332,7 +332,10 @@ pub fn play(host: &mut Host, op: &Op) {
 pub fn quiet_regions_end_whole(host: &mut Host) {
     host.schedule.clear();
     host.unpin_all();
-    host.facts &= Facts::CREATED | Facts::HAP | Facts::HAP_2MB;
+    host.set_facts(
+        Facts::all() - Facts::CREATED - Facts::HAP - Facts::HAP_2MB,
+        false,
+    );
     host.tables.set_pool_left(usize::MAX);
     host.config.watermark = 0;
     host.heap.plug(GFN_MAX / REGION_PAGES);

@@ -7,8 +7,11 @@
 //! environment, so that there is one build; the few that change types are built
 //! one by one (`--types`).
 
+mod generated;
+mod switches;
+
 use anyhow::{Context, Result, bail, ensure};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde::Deserialize;
@@ -43,6 +46,14 @@ struct Args {
     /// Where the copy is made.
     #[arg(long, default_value = "out/mutations")]
     out: PathBuf,
+    #[command(subcommand)]
+    generated: Option<Generated>,
+}
+
+#[derive(Subcommand)]
+enum Generated {
+    /// All that cargo-mutants lists, instead.
+    Generated(generated::Options),
 }
 
 #[derive(Deserialize)]
@@ -220,22 +231,9 @@ impl Tree {
                     eprintln!("{text}");
                 }
             }
-            let (Some(program), Some(target), Some(manifest)) = (
-                message["executable"].as_str(),
-                message["target"]["name"].as_str(),
-                message["manifest_path"].as_str(),
-            ) else {
-                continue;
-            };
-            let package = Path::new(manifest)
-                .parent()
-                .and_then(Path::file_name)
-                .context("a manifest has a directory")?
-                .to_string_lossy()
-                .into_owned();
-            let lib = message["target"]["kind"] == serde_json::json!(["lib"]);
-            let target = if lib { "lib" } else { target };
-            programs.insert((package, target.to_owned()), PathBuf::from(program));
+            if let Some((package, target, program)) = program(&message)? {
+                programs.insert((package, target), program);
+            }
         }
         ensure!(
             output.status.success(),
@@ -246,8 +244,29 @@ impl Tree {
     }
 }
 
+/// The package, target and program that a message of cargo is about, if it is about
+/// one.
+fn program(message: &serde_json::Value) -> Result<Option<(String, String, PathBuf)>> {
+    let (Some(program), Some(target), Some(manifest)) = (
+        message["executable"].as_str(),
+        message["target"]["name"].as_str(),
+        message["manifest_path"].as_str(),
+    ) else {
+        return Ok(None);
+    };
+    let package = Path::new(manifest)
+        .parent()
+        .and_then(Path::file_name)
+        .context("a manifest has a directory")?
+        .to_string_lossy()
+        .into_owned();
+    let lib = message["target"]["kind"] == serde_json::json!(["lib"]);
+    let target = if lib { "lib" } else { target };
+    Ok(Some((package, target.to_owned(), PathBuf::from(program))))
+}
+
 /// Run one test; `None`: it did not end.
-fn run(mut command: Command) -> Result<Option<Output>> {
+fn run(mut command: Command, patience: Duration) -> Result<Option<Output>> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -267,7 +286,7 @@ fn run(mut command: Command) -> Result<Option<Output>> {
         let status = loop {
             match child.try_wait()? {
                 Some(status) => break Some(status),
-                None if start.elapsed() > PATIENCE => {
+                None if start.elapsed() > patience => {
                     child.kill()?;
                     child.wait()?;
                     break None;
@@ -323,6 +342,9 @@ fn judge(output: Option<Output>, says: &str) -> Verdict {
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    if let Some(Generated::Generated(options)) = &args.generated {
+        return generated::main(&args.out, options);
+    }
     let text = fs::read_to_string("tests/mutations/mutations.toml")
         .context("not at the top of the project")?;
     let spec: Spec = toml::from_str(&text)?;
@@ -386,7 +408,7 @@ fn behaviour<'a>(out: &Path, mutations: &[&'a Mutation]) -> Result<Vec<(&'a Muta
     for m in mutations {
         if passed.insert(&m.test) {
             let (program, dir, name) = program(m)?;
-            let output = run(test(&program, &dir, &name, 0))?;
+            let output = run(test(&program, &dir, &name, 0), PATIENCE)?;
             let ok = output.as_ref().is_some_and(|o| {
                 o.status.success() && String::from_utf8_lossy(&o.stdout).contains("1 passed")
             });
@@ -411,7 +433,7 @@ fn behaviour<'a>(out: &Path, mutations: &[&'a Mutation]) -> Result<Vec<(&'a Muta
                     return Ok(done);
                 };
                 let (program, dir, name) = program(m)?;
-                let output = run(test(&program, &dir, &name, i + 1))?;
+                let output = run(test(&program, &dir, &name, i + 1), PATIENCE)?;
                 done.push((i, judge(output, &m.says)));
             }
         };

@@ -26,13 +26,13 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 /// The region in which everything happens.
 pub const REGION: Region = Region(1);
 
-/// The first pages of it that the others have to do with.
-pub const PAGES: [u16; 4] = [
-    REGION_PAGES as u16 + 3,
-    REGION_PAGES as u16 + 7,
-    REGION_PAGES as u16 + 4,
-    REGION_PAGES as u16 + 8,
-];
+/// The first pages of it that the others have to do with: of a small region,
+/// all.
+pub const PAGES: [u16; 4] = [page(3), page(6), page(4), page(9)];
+
+const fn page(n: u16) -> u16 {
+    REGION_PAGES as u16 + n % REGION_PAGES as u16
+}
 
 /// What the core is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,6 +128,10 @@ impl Scene {
         scattered.other_alloc();
         scattered.populate(REGION.start(), Order::REGION, true);
 
+        let mut elsewhere = built(Build::Split, machine);
+        elsewhere.populate(Region(0).start(), Order::REGION, false);
+        elsewhere.swap(Gfn(first), Region(0).start());
+
         let exchange = |ins: &[u64], outs: &[u64]| Deed::Exchange(ins.to_vec(), outs.to_vec());
         let mut scenes = vec![
             Scene {
@@ -153,9 +157,35 @@ impl Scene {
             Scene {
                 name: "exchange elsewhere",
                 host: built(Build::Split, machine),
-                deed: exchange(&[first, second], &[first, 2 * REGION_PAGES + 5]),
+                deed: exchange(
+                    &[first, second],
+                    &[first, 2 * REGION_PAGES + 5 % REGION_PAGES],
+                ),
+            },
+            Scene {
+                name: "make room",
+                host: elsewhere,
+                deed: Deed::Heal,
             },
         ];
+        if REGION_PAGES < 8 {
+            // Larger regions have too many calls for all orders of events.
+            let mut batches = scenes[2].host.clone();
+            batches.batch = REGION_PAGES / 2;
+            scenes.push(Scene {
+                name: "migrate in two batches",
+                host: batches,
+                deed: Deed::Heal,
+            });
+            let all = |region: Region| -> Vec<u64> {
+                (0..REGION_PAGES).map(|i| region.start().add(i).0).collect()
+            };
+            scenes.push(Scene {
+                name: "exchange a region",
+                host: built(Build::Whole, machine),
+                deed: exchange(&all(REGION), &all(Region(2))),
+            });
+        }
         for scene in &mut scenes {
             let host = &mut scene.host;
             for &gfn in &PAGES[..pages] {
@@ -230,7 +260,7 @@ impl Scene {
         }
         if host.facts.contains(Facts::IOMMU) {
             // That goes away with an event only.
-            host.facts -= Facts::IOMMU;
+            host.set_facts(Facts::IOMMU, false);
             host.book.touch(REGION, host.now);
         }
         host.heal_all();
