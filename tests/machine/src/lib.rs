@@ -17,5 +17,6 @@
 pub mod heap;
 pub mod host;
 pub mod reference;
+pub mod replay;
 pub mod script;
 pub mod tables;

@@ -5,7 +5,8 @@
 //!
 //! `PROPTEST_CASES` sets how many scripts each property is tried with.
 
-use machine::script::{self, quiet_regions_end_whole};
+use machine::replay;
+use machine::script::{self, Script, quiet_regions_end_whole};
 use p2m::account::{self, Counter, Outcome, Reason};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -22,6 +23,22 @@ impl Tried {
         let tried = self.0.fetch_add(1, Ordering::Relaxed) + 1;
         if tried % 1000 == 0 {
             println!("properties: 1000 scripts more, {tried} so far");
+        }
+    }
+}
+
+/// Leaves a script on which a property fails in a file, as a guest can replay it.
+/// proptest tries smaller ones, and the last that fails is the smallest.
+struct Kept<'a>(&'static str, &'a Script);
+
+impl Drop for Kept<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let path = format!("{}/{}.inc", env!("CARGO_TARGET_TMPDIR"), self.0);
+            let text = replay::text(&replay::exported(self.1));
+            if std::fs::write(&path, text).is_ok() {
+                eprintln!("properties: for tests/xtf/tests/coalesce-replay: {path}");
+            }
         }
     }
 }
@@ -45,6 +62,7 @@ proptest! {
     #[test]
     fn alone(script in script::script(false, false)) {
         TRIED.count();
+        let _kept = Kept("alone", &script);
         script.play().finish();
     }
 
@@ -52,6 +70,7 @@ proptest! {
     #[test]
     fn among_others(script in script::script(true, false)) {
         TRIED.count();
+        let _kept = Kept("among_others", &script);
         script.play().finish();
     }
 
@@ -60,6 +79,7 @@ proptest! {
     #[test]
     fn dying(script in script::script(true, true)) {
         TRIED.count();
+        let _kept = Kept("dying", &script);
         script.play().finish();
     }
 
@@ -67,6 +87,7 @@ proptest! {
     #[test]
     fn quiet_regions(script in script::script(true, false)) {
         TRIED.count();
+        let _kept = Kept("quiet_regions", &script);
         let mut host = script.play();
         quiet_regions_end_whole(&mut host);
         host.finish();
