@@ -136,6 +136,18 @@ mutations: ## Breaks the core in the ways of docs/xsa.md; each has to be noticed
 	@echo '  BREAK   tests/mutations'
 	@cargo run -q --locked -p mutations -- --out '$(OUT)/mutations'
 
+CARGO_MUTANTS ?= $(OUT)/cargo/bin/cargo-mutants
+
+$(OUT)/cargo/bin/cargo-mutants:
+	@echo '  TOOL    cargo-mutants'
+	@cargo install -q --locked --root '$(OUT)/cargo' cargo-mutants@26.0.0
+
+.PHONY: mutants
+mutants: $(CARGO_MUTANTS) ## Tries all that cargo-mutants changes in p2m/ and arch/: an hour; writes docs/mutants.md
+	@echo '  BREAK   cargo-mutants'
+	@CARGO_MUTANTS='$(CARGO_MUTANTS)' cargo run -q --locked -p mutations -- --out '$(OUT)/mutations' \
+	  generated --write docs/mutants.md $(MUTANTS_ARGS)
+
 .PHONY: lint
 lint: release ## rustfmt, clippy, shellcheck, licence lines
 	@sh scripts/lint.sh '$(OUT)/build/release/rust/abi.rs'

@@ -148,11 +148,23 @@ fn what_distinguishes_leaves() {
         for bit in (0..64).map(|n| 1u64 << n) {
             let other = Entry(ram ^ bit);
             let alike = (touched | frame) & bit != 0;
-            assert_eq!(format.alike(Entry(ram), other), alike, "{format:?} {bit:#x}");
-            assert_eq!(format.alike(other, Entry(ram)), alike, "{format:?} {bit:#x}");
+            assert_eq!(
+                format.alike(Entry(ram), other),
+                alike,
+                "{format:?} {bit:#x}"
+            );
+            assert_eq!(
+                format.alike(other, Entry(ram)),
+                alike,
+                "{format:?} {bit:#x}"
+            );
             if let Slot::Leaf(leaf) = format.decode(other, 1) {
                 let same = attributes & bit == 0;
-                assert_eq!(leaf.attributes == plain.attributes, same, "{format:?} {bit:#x}");
+                assert_eq!(
+                    leaf.attributes == plain.attributes,
+                    same,
+                    "{format:?} {bit:#x}"
+                );
             }
         }
     }
@@ -183,7 +195,10 @@ fn with_frame_changes_the_frame_only() {
     assert_eq!(all.with_frame(0), Entry(!0x000f_ffff_ffff_f000));
     assert_eq!(Entry(0).with_frame(u64::MAX), Entry(0x000f_ffff_ffff_f000));
     assert_eq!(all.with_frame(0x1234).frame(), 0x1234);
-    assert_eq!(Entry(0x55 << 12 | NPT_RAM).with_frame(0x42), Entry(0x42 << 12 | NPT_RAM));
+    assert_eq!(
+        Entry(0x55 << 12 | NPT_RAM).with_frame(0x42),
+        Entry(0x42 << 12 | NPT_RAM)
+    );
 }
 
 /// Xen's own: bit 63 and type 6 (`p2m_populate_on_demand`), nothing else.
@@ -202,7 +217,10 @@ fn tables_are_read_whole_and_written_at_one_place() {
 
     t.set(513, Entry(5));
     t.set(511, Entry(6));
-    assert_eq!((t.entry(1), t.entry(511), t.entry(0)), (Entry(5), Entry(6), Entry(0)));
+    assert_eq!(
+        (t.entry(1), t.entry(511), t.entry(0)),
+        (Entry(5), Entry(6), Entry(0))
+    );
     assert_eq!(t.entries().count(), ENTRIES);
     assert_eq!(t.entries().filter(|e| e.0 != 0).count(), 2);
 }

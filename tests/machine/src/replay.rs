@@ -27,20 +27,14 @@ pub struct Step {
 /// What a step can be.
 pub const NAMES: [&str; 9] = [
     // region, one by one: fill an empty region.
-    "POPULATE",
-    // page, pages: fill the holes.
-    "FILL",
-    // page, pages, step less one: give back what is there.
-    "OUT",
-    // The same, and get them again in another order.
-    "SCATTER",
-    // page, page, pages, step less one of the second.
+    "POPULATE", // page, pages: fill the holes.
+    "FILL", // page, pages, step less one: give back what is there.
+    "OUT", // The same, and get them again in another order.
+    "SCATTER", // page, page, pages, step less one of the second.
     "SWAP",
     // in_order, out_order, inputs, outputs, inputs done, errno, and the lists.
-    "EXCHANGE",
-    // page: somebody holds a reference.
-    "PIN", "UNPIN",
-    // Have all regions made whole that can be.
+    "EXCHANGE", // page: somebody holds a reference.
+    "PIN", "UNPIN", // Have all regions made whole that can be.
     "HEAL",
 ];
 
@@ -70,7 +64,7 @@ fn step(name: &'static str, args: impl Into<Vec<u64>>) -> Step {
 pub fn export(script: &Script, steps: &Mutex<Vec<Step>>) {
     let mut host = Host::new(roomy(script.config));
     let mut pin = None;
-    let mut add = |host: &mut Host, step: Step| {
+    let add = |host: &mut Host, step: Step| {
         steps.lock().expect("nobody failed").push(step.clone());
         play(host, &step);
     };
@@ -115,7 +109,10 @@ pub fn export(script: &Script, steps: &Mutex<Vec<Step>>) {
                 b,
                 pages,
                 step: by,
-            } => step("SWAP", [gfn(*a), gfn(*b), u64::from(*pages), u64::from(*by)]),
+            } => step(
+                "SWAP",
+                [gfn(*a), gfn(*b), u64::from(*pages), u64::from(*by)],
+            ),
             Op::Pin(at) => {
                 // Until the next step is done: Xen holds one page for a guest.
                 pin = Some(gfn(*at)).filter(|&at| host.mfn(Gfn(at)).is_some());
@@ -125,9 +122,11 @@ pub fn export(script: &Script, steps: &Mutex<Vec<Step>>) {
             Op::Exchange(exchange) => {
                 let lists = exchange.lists();
                 let inside = |gfns: &[u64], order: u32| {
-                    gfns.iter().all(|&gfn| gfn < GFN_MAX && gfn + (1 << order) <= GFN_MAX)
+                    gfns.iter()
+                        .all(|&gfn| gfn < GFN_MAX && gfn + (1 << order) <= GFN_MAX)
                 };
-                if !inside(&lists.ins, exchange.in_order) || !inside(&lists.outs, exchange.out_order)
+                if !inside(&lists.ins, exchange.in_order)
+                    || !inside(&lists.outs, exchange.out_order)
                 {
                     continue;
                 }
@@ -177,7 +176,9 @@ pub fn exported(script: &Script) -> Vec<Step> {
 
     // A thread of its own: the caller may be panicking already.
     let _ = std::thread::spawn(move || export(&script, &to)).join();
-    let steps = steps.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let steps = steps
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
     steps.clone()
 }
 

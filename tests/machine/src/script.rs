@@ -644,6 +644,57 @@ fn op(concurrent: bool, dying: bool) -> impl Strategy<Value = Op> {
     ]
 }
 
+/// Something comes in the way of a region that is not in order, it is looked at, and
+/// most often the way is free again after that.
+fn obstructed() -> impl Strategy<Value = Vec<Op>> {
+    let way = (
+        0..14u8,
+        any::<bool>(),
+        prop_oneof![4 => Just(true), 1 => Just(false)],
+    );
+
+    ((0..4u8, 0..512u16, way), (1..40u16, any::<bool>())).prop_map(
+        |((region, slot, (what, above, ends)), (pages, free))| {
+            let gfn = u16::from(region) * 512 + slot;
+            let retype = |ro, access| Op::Retype { gfn, ro, access };
+            let (on, off) = match what {
+                0 => (Op::Pin(gfn), Op::UnpinAll),
+                1 => (Op::Special(gfn, true), Op::Special(gfn, false)),
+                2 => (retype(true, 7), retype(false, 7)),
+                3 => (retype(false, 5), retype(false, 7)),
+                4 => {
+                    let track = |on| Op::Track { region, on, above };
+                    (track(true), track(false))
+                }
+                5 => (Op::Mode(1), Op::Mode(2)),
+                6 => (Op::OtherTakes(4000), Op::OtherGives(4000)),
+                7 => {
+                    let out = Op::BalloonOut {
+                        gfn,
+                        pages: 1,
+                        step: 0,
+                    };
+                    (out, Op::FillHoles { gfn, pages: 1 })
+                }
+                n => (Op::Fact(n - 8, true), Op::Fact(n - 8, false)),
+            };
+            let scatter = Op::Scatter {
+                region,
+                pages,
+                step: 1,
+                free,
+            };
+            let heal = Op::Heal {
+                looks: 11,
+                ms: 1999,
+            };
+            let mut ops = vec![scatter, on, heal];
+            ops.extend(ends.then_some(off));
+            ops
+        },
+    )
+}
+
 /// A machine.
 pub fn config() -> impl Strategy<Value = Config> {
     (
@@ -702,7 +753,17 @@ pub fn script(concurrent: bool, dying: bool) -> impl Strategy<Value = Script> {
     (
         config(),
         vec(build, 1..5),
-        vec(op(concurrent, dying), 1..16),
+        vec(
+            prop_oneof![
+                8 => op(concurrent, dying).prop_map(|op| vec![op]),
+                1 => obstructed(),
+            ],
+            1..16,
+        ),
     )
-        .prop_map(|(config, build, ops)| Script { config, build, ops })
+        .prop_map(|(config, build, ops)| Script {
+            config,
+            build,
+            ops: ops.into_iter().flatten().collect(),
+        })
 }

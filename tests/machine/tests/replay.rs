@@ -21,11 +21,21 @@ fn the_committed_script_holds_here() {
 
     assert_eq!(text(&steps), COMMITTED);
     for name in NAMES {
-        assert!(steps.iter().any(|step| step.name == name), "no {name} in it");
+        assert!(
+            steps.iter().any(|step| step.name == name),
+            "no {name} in it"
+        );
     }
     let exchanged = |step: &&Step| step.name == "EXCHANGE";
-    let errnos: Vec<u64> = steps.iter().filter(exchanged).map(|step| step.args[5]).collect();
-    assert!(errnos.contains(&0) && errnos.iter().any(|&errno| errno != 0), "{errnos:?}");
+    let errnos: Vec<u64> = steps
+        .iter()
+        .filter(exchanged)
+        .map(|step| step.args[5])
+        .collect();
+    assert!(
+        errnos.contains(&0) && errnos.iter().any(|&errno| errno != 0),
+        "{errnos:?}"
+    );
     for format in [Format::Npt, Format::Ept] {
         let config = Config {
             format,

@@ -100,6 +100,20 @@ fn parts(times: u64, seed: u64) -> Vec<Part> {
             seeded: false,
         },
         Part {
+            name: "address sanitizer",
+            command: cargo(
+                "test -q --locked -p arch -p p2m -p machine --lib --test xsa --test reasons --test losses \
+                 --target x86_64-unknown-linux-gnu --target-dir target/asan",
+            ),
+            // The compiler has it, and calls it unstable.
+            env: vec![
+                ("RUSTC_BOOTSTRAP", "1".to_owned()),
+                ("RUSTFLAGS", "-Zsanitizer=address".to_owned()),
+            ],
+            tried: ("tests", r"(?m)^test result: ok\. (\d+) passed"),
+            seeded: false,
+        },
+        Part {
             name: "calls made of any bytes",
             command: test("fuzz", "exchange"),
             env: vec![("BOLERO_RANDOM_ITERATIONS", (20_000 * times).to_string())],
