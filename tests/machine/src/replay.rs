@@ -28,9 +28,9 @@ pub struct Step {
 pub const NAMES: [&str; 9] = [
     // region, one by one: fill an empty region.
     "POPULATE", // page, pages: fill the holes.
-    "FILL", // page, pages, step less one: give back what is there.
-    "OUT", // The same, and get them again in another order.
-    "SCATTER", // page, page, pages, step less one of the second.
+    "FILL",     // page, pages, step less one: give back what is there.
+    "OUT",      // The same, and get them again in another order.
+    "SCATTER",  // page, page, pages, step less one of the second.
     "SWAP",
     // in_order, out_order, inputs, outputs, inputs done, errno, and the lists.
     "EXCHANGE", // page: somebody holds a reference.

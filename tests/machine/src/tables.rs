@@ -90,6 +90,8 @@ pub struct Tables {
     pub exec_sp: bool,
     /// 2 MiB leaves may be used.
     pub hap_2mb: bool,
+    // Tables are small in tests/model only.
+    #[allow(clippy::vec_box)]
     pool: Vec<Box<Table>>,
     free: Vec<usize>,
     /// Kept out of the pool by [`Tables::set_pool_left`].

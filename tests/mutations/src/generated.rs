@@ -8,7 +8,8 @@ use anyhow::{Context, Result, ensure};
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde::Deserialize;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -36,6 +37,9 @@ const CASES: [(&str, &str); 2] = [("PROPTEST_CASES", "24"), ("PROPTEST_RNG_SEED"
 
 /// How many of a hundred have to be noticed.
 const ENOUGH: f64 = 95.0;
+
+/// Test programs by package and target.
+type Programs = BTreeMap<(String, String), PathBuf>;
 
 const SURVIVORS: &str = "tests/mutations/survivors.toml";
 
@@ -124,10 +128,7 @@ fn text_of(source: &str, m: &Listed) -> Option<String> {
 }
 
 /// Build the tests of `targets`; on failure, what the compiler says and where.
-fn build(
-    tree: &Tree,
-    targets: &[(&str, &str)],
-) -> Result<Result<BTreeMap<(String, String), PathBuf>, Vec<Diagnosis>>> {
+fn build(tree: &Tree, targets: &[(&str, &str)]) -> Result<Result<Programs, Vec<Diagnosis>>> {
     let mut cargo = tree.cargo(&["test", "--no-run", "-q", "--message-format=json"]);
     if targets.iter().any(|&(_, target)| target == "lib") {
         cargo.arg("--lib");
@@ -190,7 +191,7 @@ struct Diagnosis {
 
 /// Sources with all changes that go together, built.
 struct Built {
-    programs: BTreeMap<(String, String), PathBuf>,
+    programs: Programs,
     switched: BTreeSet<usize>,
     /// Of a value that is none of the function's type.
     unviable: BTreeSet<usize>,
@@ -282,7 +283,7 @@ fn command(test: &Test, number: usize) -> Command {
     command
 }
 
-fn tests(tree: &Tree, programs: &BTreeMap<(String, String), PathBuf>) -> Result<Vec<Test>> {
+fn tests(tree: &Tree, programs: &Programs) -> Result<Vec<Test>> {
     let mut tests = Vec::new();
     for (package, target) in TARGETS {
         let Some(program) = programs.get(&(package.to_owned(), target.to_owned())) else {
@@ -461,10 +462,9 @@ pub fn main(out: &Path, options: &Options) -> Result<()> {
     fates.extend(unviable.into_iter().map(|n| (n, Fate::Unviable)));
     let tree = Tree::new(std::path::absolute(out.join("alone"))?)?;
     for (n, m) in listed.iter().enumerate() {
-        if !fates.contains_key(&n) {
-            let fate = alone(&tree, m)?;
+        if let Entry::Vacant(fate) = fates.entry(n) {
+            let fate = fate.insert(alone(&tree, m)?);
             println!("mutants: {} (built alone): {fate:?}", names[n]);
-            fates.insert(n, fate);
         }
     }
     report(options, &listed, &names, &fates, &known)
@@ -533,6 +533,12 @@ fn report(
         );
         for row in &rows {
             text.push_str(&format!("| {} |\n", row.join(" | ")));
+        }
+        if !options.file.is_empty() {
+            let only = options.file.join("`, `");
+            text.push_str(&format!(
+                "\nThis was a run on part of the core: `{only}`. The rest was not tried.\n"
+            ));
         }
         write(path, text.as_bytes())?;
     }

@@ -23,13 +23,14 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// The copy has these only.
-const COPIED: [&str; 6] = [
+const COPIED: [&str; 7] = [
     "Cargo.toml",
     "Cargo.lock",
     "arch",
     "p2m",
     "xen-rs",
     "tests/machine",
+    "tests/xtf/tests/coalesce-replay/script.inc",
 ];
 
 /// A test that takes longer does not end.
