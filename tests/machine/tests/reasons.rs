@@ -498,3 +498,33 @@ fn again_and_again_is_healed_now_and_then() {
     );
     host.finish();
 }
+
+/// There is no free block of 2 MiB at all: one in which pages of the region lie does,
+/// if it can be emptied; not the first, if it cannot.
+#[test]
+fn no_block_is_free() {
+    for (stuck, at_home) in [(None, false), (Some(3), false), (Some(450), true)] {
+        let mut host = Host::new(Config {
+            blocks: 3,
+            ..config()
+        });
+        for region in [Region(0), REGION] {
+            assert!(host.populate(region.start(), Order::REGION, false));
+        }
+        host.other_alloc();
+        for i in 0..400 {
+            assert!(host.swap(Gfn(i), Gfn(512 + (i + 1) % 512)));
+        }
+        // Some pages lie in their places in one block, and the others in another, out
+        // of place; a page of the other region in either may not be able to move.
+        let home = host.mfn(Gfn(1023)).map(|mfn| mfn.align(Order::REGION));
+        if let Some(gfn) = stuck {
+            assert!(host.pin(Gfn(gfn)));
+        }
+        let (outcome, copies) = now(&mut host, REGION);
+        assert_eq!(outcome, Outcome::Completed, "{stuck:?}");
+        assert!(copies <= 1024, "{copies}");
+        assert_eq!(host.mfn(REGION.start()) == home, at_home, "{stuck:?}");
+        host.finish();
+    }
+}
