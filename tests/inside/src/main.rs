@@ -59,14 +59,14 @@ enum Command {
         #[arg(required = true)]
         frames: Vec<String>,
     },
-    /// Makes a file and gives back all of its pages but some, at random: what a file in memory
-    /// leaves when most of what was in use around it is gone
+    /// Makes a file and gives back some of its pages, at random: in memory, that leaves free pages
+    /// everywhere, and no two MiB in which nothing is used
     Scatter {
         file: PathBuf,
         /// MiB of the file
         mib: u64,
-        /// One page of so many stays
-        #[arg(long, default_value_t = 8)]
+        /// One page of so many is given back
+        #[arg(long, default_value_t = 4)]
         one_in: u64,
         #[arg(long, default_value_t = 1)]
         seed: u64,

@@ -50,7 +50,7 @@ idle()
     echo "disk $(cat /run/disk 2>/dev/null || echo 0) net $(wc -l </run/net 2>/dev/null || echo 0)"
 }
 
-# scatter MIB: has MIB of memory used and given back in single pages, here and there, so that what
+# scatter MIB: has MIB of memory used and a quarter of it given back in single pages, so that what
 # the balloon takes next is everywhere. `gathered` ends that. (Linux would begin to compact.)
 scatter()
 {

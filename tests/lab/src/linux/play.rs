@@ -64,7 +64,6 @@ const DOM0_PROGRAMS: &[&str] = &[
     "usr/lib/xen-4.20/bin/xenstored",
     "usr/lib/xen-4.20/bin/xentrace",
     "usr/lib/xen-4.20/bin/xen-mfndump",
-    "usr/lib/xen-4.20/bin/vchan-socket-proxy",
 ];
 /// Test guests that scenarios can start.
 const TESTS: &[&str] = &["coalesce-exchange", "coalesce-heal"];
