@@ -33,19 +33,22 @@ busy()
             usleep 300000
         done
     ) >/dev/null 2>&1 &
+    busy=$!
     (
         while [ ! -e /run/idle ]; do
             ping -q -c 5 -i 0.2 -s 1400 192.168.0.1 >/dev/null 2>&1 && echo x >>/run/net
             sleep 1
         done
     ) >/dev/null 2>&1 &
+    busy="$busy $!"
 }
 
 # idle: ends that, and says how much was done, or what was wrong.
 idle()
 {
     touch /run/idle
-    wait
+    # shellcheck disable=SC2086 # two numbers
+    wait $busy
     [ ! -s /run/wrong ] || { cat /run/wrong; return 1; }
     echo "disk $(cat /run/disk 2>/dev/null || echo 0) net $(wc -l </run/net 2>/dev/null || echo 0)"
 }
