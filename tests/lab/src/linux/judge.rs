@@ -338,6 +338,8 @@ const LASTING: &[&str] = &[
     "special",
     "mem_type",
     "access",
+    "mem_access",
+    "exec_sp",
     "cacheability",
 ];
 
