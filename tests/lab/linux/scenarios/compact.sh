@@ -28,7 +28,9 @@ must one kept
 look one healed
 after=$(must one blocks) || exit 1
 say "= free in the guest in blocks of at least 2 MiB: $before MiB before, $after MiB after"
-! ours || [ "$after" -ge "$before" ] || die "the guest has lost large blocks"
+# A free block that is given up for holes among pages in use is the host's gain only. Where Linux has
+# put those holes decides which is more: between 8 MiB less and 46 MiB more were seen.
+! ours || [ "$after" -ge $((before - 16)) ] || die "the guest has lost large blocks"
 
 # The balloon driver takes the pages back as it gave them up.
 balloon one "$MIB"
