@@ -317,6 +317,10 @@ static void __init add_counts(struct hypfs_entry_dir *parent,
     hypfs_add_dir(&domain_dir, parent, true);
     for ( i = 0; i < nr; i++ )
     {
+        /* Numbers that are not used have no name. */
+        if ( !names[i] )
+            continue;
+
         leaves[i].index = base + i;
         /* The content is made when it is read, but has to be something. */
         add(parent, &leaves[i].leaf, XEN_HYPFS_TYPE_UINT, names[i],

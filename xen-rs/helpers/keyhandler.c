@@ -21,7 +21,7 @@ static void print_some(const char *what, const struct domain *d,
     {
         uint64_t count = coalesce_count(d, base + i);
 
-        if ( !count )
+        if ( !count || !names[i] )
             continue;
 
         printk("%s %s %"PRIu64, before, names[i], count);

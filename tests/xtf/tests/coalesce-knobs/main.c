@@ -184,6 +184,33 @@ static void check_domain(void)
     set_mode("/coalesce/domain/0/mode", "default", 0);
 }
 
+/* Each with a name, in order, up to the last. */
+static void check_directory(const char *path, unsigned int at_least)
+{
+    static uint8_t buf[3072];
+    const struct entry {
+        uint8_t type, encoding;
+        uint16_t pad;
+        uint32_t content_len, max_write_len;
+        uint16_t off_next;
+        char name[];
+    } *e = _p(buf), *before = NULL;
+    unsigned int got = 0, nr = 1;
+
+    co_expect("list", co_hypfs_read(path, buf, sizeof(buf), &got), 0);
+    co_expect_true("all of it", got > sizeof(*e) && got <= sizeof(buf));
+
+    for ( ; e->off_next && nr < 100; nr++ )
+    {
+        before = e;
+        e = _p(_u(e) + e->off_next);
+        co_expect_true("names in order", strcmp(before->name, e->name) < 0);
+    }
+
+    if ( !co_expect_true("entries in a directory", nr >= at_least) )
+        printk("... %u in %s\n", nr, path);
+}
+
 /* Domains come and go: the directory has those that are there. */
 static void check_listing(void)
 {
@@ -326,6 +353,11 @@ void test_main(void)
 
     co_phase("counters");
     check_domain();
+    check_directory("/coalesce", 7);
+    check_directory("/coalesce/domain/0", 4);
+    check_directory("/coalesce/domain/0/counters", 13);
+    check_directory("/coalesce/domain/0/left", 23);
+    check_directory("/coalesce/domain/0/splits-by", CO_CAUSES);
     check_listing();
     co_expect("a debug key", co_debug_key('B'), 0);
     co_sleep(300 * CO_MS);      /* It is printed by a tasklet. */
