@@ -5,7 +5,9 @@
 //! or not at all, and by which `nr_exchanged` grows. As many chunks as fit in
 //! 512 pages make a *batch*: one lock hold, one flush. If a batch fails, its
 //! chunks are done again one by one, so that what the caller sees is what a
-//! chunk-by-chunk exchange would have done.
+//! chunk-by-chunk exchange would have done. A chunk of more than 512 pages is a
+//! batch of its own, for which there is a larger [`Room`]; who may ask for one
+//! is what `memop-max-order` says, and it bounds the hold.
 //!
 //! Within a lock hold, in this order:
 //! 1. each input is broken out of a larger leaf where only a part of that is
@@ -25,12 +27,13 @@
 
 use crate::account::{Counter, Reason};
 use crate::addr::{Gfn, Mfn, Order, REGION_PAGES, Region};
-use crate::frames::{Frozen, List, Loss, Pair, Pending, Retired};
+use crate::frames::{Frozen, Loss, Pair, Pairs, Pending, Retired};
 use crate::machine::{Block, Errno, Facts, Kind, Locked, Machine, Purpose};
 use crate::placement::wanted;
+use crate::plan::Slots;
 use crate::pv::Window;
 use crate::trace::{Event, Record};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 /// One of the two lists of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,8 +82,8 @@ impl Request {
     /// the largest order that the caller may allocate.
     ///
     /// # Errors
-    /// `Opnotsupp` where a chunk has more pages than a region, `Inval` where
-    /// the numbers do not fit together.
+    /// `Opnotsupp` where a chunk has more pages than the [largest room](Largest),
+    /// `Inval` where the numbers do not fit together.
     pub fn new(
         in_order: u32,
         out_order: u32,
@@ -90,7 +93,7 @@ impl Request {
     ) -> Result<Self, Errno> {
         let order = |log2| {
             Order::new(log2)
-                .filter(|&o| o <= Order::REGION)
+                .filter(|&o| o <= LARGEST)
                 .ok_or(Errno::Opnotsupp)
         };
         let large = max_order >= Order::REGION.log2();
@@ -158,6 +161,12 @@ impl Request {
         self.in_order.max(self.out_order)
     }
 
+    /// The pages of a chunk: there has to be [room](Room) for so many, and for
+    /// not less than 512.
+    pub fn chunk_pages(&self) -> u64 {
+        self.chunk_order().pages()
+    }
+
     /// log2 of the input extents in a chunk.
     fn chunk_in(&self) -> Order {
         self.chunk_order().minus(self.in_order)
@@ -170,83 +179,139 @@ impl Request {
 }
 
 impl Request {
-    /// A batch whose inputs or outputs make up one region, in order, is one of
-    /// larger extents: its leaf goes, or comes, with one write. Not where
-    /// the outputs are among the inputs, for which it matters which comes first.
-    fn gather(&self, inputs: &mut List, outputs: &mut List) -> Request {
-        let mut request = *self;
-        let into = |list: &List, order| order < Order::REGION && is_region(list, order);
-        let within = |region: Region, list: &List, order: Order| {
+    /// A batch whose inputs make up one region is one larger extent: its leaf goes
+    /// with one write. So it is with outputs, if there is a block: the region that
+    /// should get it. Not where outputs are among the inputs, unless it makes no
+    /// difference which comes first.
+    fn gather(&self, inputs: &mut Pairs, outputs: &Pairs) -> (Request, Option<Region>) {
+        let within = |region: Region, list: &Pairs, order: Order| {
             list.as_slice().iter().any(|pair| {
                 let last = pair.gfn().add(order.pages().wrapping_sub(1));
                 pair.gfn().region() == region || last.region() == region
             })
         };
+        let mut request = *self;
+        let given = whole_region(inputs, self.in_order);
+        let wanted = whole_region(outputs, self.out_order).filter(|_| self.large);
+        // One chunk is exchanged as a whole.
+        let any_order = self.chunk_order() == Order::REGION || same(inputs, outputs);
 
-        let region_of = |list: &List| list.as_slice().first().map(|pair| pair.gfn().region());
+        let given = given.filter(|&r| any_order || !within(r, outputs, self.out_order));
+        let wanted = wanted.filter(|&r| any_order || !within(r, inputs, self.in_order));
+        if let Some(region) = given {
+            request.in_order = Order::REGION;
+            inputs.be_one(region.start());
+        }
+        (request, wanted)
+    }
 
-        if let Some(region) = region_of(inputs).filter(|_| into(inputs, self.in_order)) {
-            if !within(region, outputs, self.out_order) || same(inputs, outputs) {
-                request.in_order = Order::REGION;
-            }
+    /// How many of `chunks` chunks to do at once: not those at the end whose pages
+    /// begin a region, if the next ones may be the rest of it.
+    fn before_a_region(&self, inputs: &Pairs, chunks: u64) -> u64 {
+        let end = self.done.wrapping_add(self.chunk_in().pages_in(chunks));
+        let mut list = inputs.as_slice().iter().rev();
+        let Some(last) = list.next().map(|pair| pair.gfn().region()) else {
+            return chunks;
+        };
+        if end >= self.nr || self.in_order >= Order::REGION {
+            return chunks;
         }
-        let gathered = request.in_order != self.in_order;
-        if let Some(region) = region_of(outputs).filter(|_| into(outputs, self.out_order)) {
-            if self.large && (gathered || !within(region, inputs, self.in_order)) {
-                request.out_order = Order::REGION;
-            }
+        let tail = list.take_while(|pair| pair.gfn().region() == last).count() as u64;
+        let before = inputs.len().saturating_sub(tail).saturating_sub(1);
+
+        match self.chunk_in().blocks_in(before) {
+            0 => chunks,
+            some => some,
         }
-        if gathered {
-            inputs.truncate(1);
-        }
-        if request.out_order != self.out_order {
-            outputs.truncate(1);
-        }
-        request
     }
 }
 
-/// The extents of `list` are the parts of one region, from first to last.
-fn is_region(list: &List, order: Order) -> bool {
-    let Some(first) = list.as_slice().first().map(Pair::gfn) else {
-        return false;
-    };
+/// The region whose parts the extents of `list` are, all of them, in any order.
+fn whole_region(list: &Pairs, order: Order) -> Option<Region> {
+    let region = list.as_slice().first()?.gfn().region();
+    let mut seen = Slots::NONE;
 
-    first.is_aligned(Order::REGION)
-        && order.pages_in(list.len()) == REGION_PAGES
-        && (0..REGION_PAGES)
-            .zip(list.as_slice())
-            .all(|(i, pair)| pair.gfn() == first.add(order.pages_in(i)))
+    if order >= Order::REGION || order.pages_in(list.len()) != REGION_PAGES {
+        return None;
+    }
+    for pair in list.as_slice() {
+        if pair.gfn().region() != region || !pair.gfn().is_aligned(order) {
+            return None;
+        }
+        seen.insert(pair.gfn().slot());
+    }
+    (seen.count() == list.len()).then_some(region)
 }
 
 /// Both lists name the same gfns in the same order.
-fn same(a: &List, b: &List) -> bool {
+fn same(a: &Pairs, b: &Pairs) -> bool {
     let mut pairs = a.as_slice().iter().zip(b.as_slice());
 
     a.len() == b.len() && pairs.all(|(a, b)| a.gfn() == b.gfn())
 }
 
-/// Memory for one call at a time, too large for Xen's stack.
-#[derive(Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+/// Memory for one call at a time, too large for Xen's stack: room for `N` pages,
+/// and for twice as many [`Names`].
+#[derive(Debug, Default, FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Room<const N: usize, const NAMES: usize> {
+    inputs: Pairs<[Pair; N]>,
+    outputs: Pairs<[Pair; N]>,
+    frozen: Pairs<[Pair; N]>,
+    names: Names<[u32; NAMES]>,
+}
+
+/// The largest order of an extent: what Xen's heap has on x86 (`MAX_ORDER`).
+pub const LARGEST: Order = Order::GIB;
+
+/// Room for chunks of up to 16 MiB, for which Xen lets a hardware domain ask: 256
+/// KiB.
+pub type Larger = Room<{ 1 << 12 }, { 1 << 13 }>;
+
+/// Room for any chunk: 14 MiB.
+pub type Largest = Room<{ LARGEST.pages() as usize }, { LARGEST.pages() as usize * 2 }>;
+
+/// The lists of a [`Room`].
+#[derive(Debug)]
+pub struct Desk<'r> {
+    inputs: &'r mut Pairs,
+    outputs: &'r mut Pairs,
+    frozen: &'r mut Pairs,
+    names: &'r mut Names,
+}
+
+impl<const N: usize, const NAMES: usize> Room<N, NAMES> {
+    /// To work in it.
+    pub fn desk(&mut self) -> Desk<'_> {
+        Desk {
+            inputs: &mut self.inputs,
+            outputs: &mut self.outputs,
+            frozen: &mut self.frozen,
+            names: &mut self.names,
+        }
+    }
+}
+
+/// What most calls need.
+#[derive(Debug, Default, FromBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Scratch {
-    inputs: List,
-    outputs: List,
-    frozen: List,
-    names: Names,
-    /// For a paravirtualised domain; nothing else is, there.
+    /// For a domain with a second-stage table.
+    pub room: Room<{ REGION_PAGES as usize }, { 2 * REGION_PAGES as usize }>,
+    /// For a paravirtualised domain.
     pub window: Window,
 }
 
-/// Finds out whether all gfns of a list are different, in one pass: a hash
-/// table of places in the list (0: none), twice as large as the list can be.
-#[derive(Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+/// Where in a list a gfn stands, in one step, and so whether all gfns of a list are
+/// different: a hash table of places in the list (0: none), twice as large as the
+/// list can be.
+#[derive(Debug, FromBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct Names([u16; 2 * REGION_PAGES as usize]);
+pub struct Names<T: ?Sized = [u32]>(T);
 
-impl Default for Names {
+impl<const N: usize> Default for Names<[u32; N]> {
     fn default() -> Self {
-        Names([0; 2 * REGION_PAGES as usize])
+        Names([0; N])
     }
 }
 
@@ -262,57 +327,89 @@ impl Names {
         ascending() || self.none_twice(list)
     }
 
-    /// Who makes all gfns fall on one place has half a million comparisons
-    /// made, before any lock is taken.
+    /// Who makes all gfns of a batch fall on one place has half a million
+    /// comparisons made, before any lock is taken.
     fn none_twice(&mut self, list: &[Pair]) -> bool {
-        const MASK: usize = 2 * REGION_PAGES as usize - 1;
+        self.0.fill(0);
+        (1..u32::MAX)
+            .zip(list)
+            .all(|(place, _)| self.add(list, place))
+    }
 
-        self.0 = [0; 2 * REGION_PAGES as usize];
-        for (i, pair) in (0..REGION_PAGES as u16).zip(list) {
-            let spread = pair.gfn().0.wrapping_mul(Self::SPREAD);
-            let mut at = spread.wrapping_shr(32) as usize;
+    /// Have them all found by their gfns, of which none is there twice.
+    fn all_added(&mut self, list: &[Pair]) {
+        self.none_twice(list);
+    }
 
-            loop {
-                match self.0.get_mut(at & MASK) {
-                    Some(place) if *place != 0 => {
-                        let other = list.get(usize::from(*place).wrapping_sub(1));
-                        if other.map(Pair::gfn) == Some(pair.gfn()) {
-                            return false;
-                        }
-                    }
-                    Some(place) => {
-                        *place = i.wrapping_add(1);
-                        break;
-                    }
-                    None => return false,
+    /// Remember that the gfn at `place` of `list`, counted from 1, stands there;
+    /// `false`: it stands at another place, too.
+    fn add(&mut self, list: &[Pair], place: u32) -> bool {
+        let Some(gfn) = named(list, place) else {
+            return false;
+        };
+        let mut found = self.search(list, gfn);
+
+        match found.next() {
+            Some((at, 0)) => {
+                drop(found);
+                if let Some(slot) = self.0.get_mut(at) {
+                    *slot = place;
                 }
-                at = at.wrapping_add(1);
+                true
             }
+            _ => false,
         }
-        true
+    }
+
+    /// The pair of `list` that has `gfn`, of those that were added.
+    fn find(&self, list: &[Pair], gfn: Gfn) -> Option<Pair> {
+        let (_, place) = self.search(list, gfn).next()?;
+
+        list.get((place as usize).wrapping_sub(1)).copied()
+    }
+
+    /// Where `gfn` is, or the slot where it would be, which has a 0.
+    fn search<'a>(
+        &'a self,
+        list: &'a [Pair],
+        gfn: Gfn,
+    ) -> impl Iterator<Item = (usize, u32)> + use<'a> {
+        let mask = self.0.len().wrapping_sub(1);
+        let first = gfn.0.wrapping_mul(Self::SPREAD).wrapping_shr(32) as usize;
+
+        (0..self.0.len())
+            .map(move |i| first.wrapping_add(i) & mask)
+            .filter_map(|at| self.0.get(at).map(|&place| (at, place)))
+            .filter(move |&(_, place)| place == 0 || named(list, place) == Some(gfn))
     }
 }
 
+/// The gfn at a place of a list, counted from 1.
+fn named(list: &[Pair], place: u32) -> Option<Gfn> {
+    list.get((place as usize).wrapping_sub(1)).map(Pair::gfn)
+}
+
 /// Serve a call until it is done, fails or has to give way. Between two checks
-/// for that lies at most one batch of 512 pages, or 512 chunks that failed as a
-/// batch and are tried one by one.
-pub fn run<M: Caller>(machine: &mut M, request: &mut Request, scratch: &mut Scratch) -> End {
+/// for that lies at most one batch of 512 pages, or one chunk that is larger, or
+/// 512 chunks that failed as a batch and are tried one by one. The desk has room
+/// for [`Request::chunk_pages`].
+pub fn run<M: Caller>(machine: &mut M, request: &mut Request, desk: Desk<'_>) -> End {
     machine.account().add(Counter::ExchangeCalls, 1);
-    serve(&mut Served { machine, scratch }, request)
+    serve(&mut Served { machine, desk }, request)
 }
 
-struct Served<'a, M> {
+struct Served<'a, 'r, M> {
     machine: &'a mut M,
-    scratch: &'a mut Scratch,
+    desk: Desk<'r>,
 }
 
-impl<M: Caller> Work for Served<'_, M> {
+impl<M: Caller> Work for Served<'_, '_, M> {
     fn preempt(&mut self) -> bool {
         self.machine.preempt()
     }
 
-    fn batch(&mut self, request: &Request, chunks: u64) -> Result<Option<Errno>, Errno> {
-        batch(self.machine, request, chunks, self.scratch).map(|()| None)
+    fn batch(&mut self, request: &Request, chunks: u64) -> Result<Batch, Errno> {
+        batch(self.machine, request, chunks, &mut self.desk)
     }
 }
 
@@ -320,9 +417,16 @@ impl<M: Caller> Work for Served<'_, M> {
 pub(crate) trait Work {
     fn preempt(&mut self) -> bool;
 
-    /// Exchange the next `chunks` chunks, or none. If there is an error
-    /// though they were exchanged, the call ends with that.
-    fn batch(&mut self, request: &Request, chunks: u64) -> Result<Option<Errno>, Errno>;
+    /// Exchange some of the next `chunks` chunks, from the first on, or none.
+    fn batch(&mut self, request: &Request, chunks: u64) -> Result<Batch, Errno>;
+}
+
+/// Chunks that were exchanged.
+pub(crate) struct Batch {
+    /// How many, at least one.
+    pub(crate) chunks: u64,
+    /// They were exchanged, and still the call ends with that.
+    pub(crate) failed: Option<Errno>,
 }
 
 /// Batch after batch, and where one fails, chunk after chunk.
@@ -342,7 +446,7 @@ pub(crate) fn serve(work: &mut impl Work, request: &mut Request) -> End {
         let chunks = if single > 0 { 1 } else { batch_max.min(left) };
 
         match work.batch(request, chunks) {
-            Ok(failed) => {
+            Ok(Batch { chunks, failed }) => {
                 let extents = chunk_in.pages_in(chunks);
                 request.done = request.done.wrapping_add(extents);
                 single = single.saturating_sub(1);
@@ -361,32 +465,42 @@ pub(crate) fn serve(work: &mut impl Work, request: &mut Request) -> End {
     End::Done
 }
 
-/// Exchange `chunks` chunks, or none.
+/// Exchange `chunks` chunks or, for the sake of the next region, some of them; or
+/// none.
 fn batch<M: Caller>(
     machine: &mut M,
     request: &Request,
     chunks: u64,
-    scratch: &mut Scratch,
-) -> Result<(), Errno> {
-    let Scratch {
+    desk: &mut Desk<'_>,
+) -> Result<Batch, Errno> {
+    let Desk {
         inputs,
         outputs,
         frozen,
         names,
-        ..
-    } = scratch;
-    let read = |machine: &mut M, side, list: &mut List| {
+    } = desk;
+    let read = |machine: &mut M, side, list: &mut Pairs| {
         let (first, count) = request.extents(side, chunks);
         list.fill(count, |gfns| machine.read(side, first, gfns))
     };
 
     read(machine, Side::In, inputs)?;
     read(machine, Side::Out, outputs)?;
+    let chunks = request.before_a_region(inputs, chunks);
+    inputs.truncate(request.chunk_in().pages_in(chunks));
+    outputs.truncate(request.chunk_out().pages_in(chunks));
     let pages = request.chunk_order().pages_in(chunks);
-    let request = &request.gather(inputs, outputs);
 
+    let (mut request, wanted) = request.gather(inputs, outputs);
     let mut stocked = 0;
-    for pair in outputs.as_mut_slice() {
+    let block = wanted.and_then(|r| Some((r, machine.alloc(Order::REGION, Purpose::Expose)?)));
+    if let Some((region, block)) = block {
+        request.out_order = Order::REGION;
+        outputs.be_stocked(region.start(), block);
+        stocked = 1;
+    }
+    let request = &request;
+    for pair in outputs.as_mut_slice().iter_mut().skip(stocked as usize) {
         let placed = if request.out_order == Order::PAGE && machine.places() {
             place(machine, pair.gfn())
         } else {
@@ -410,6 +524,7 @@ fn batch<M: Caller>(
         inputs.as_slice(),
         outputs.as_slice(),
         distinct,
+        names,
         frozen,
     );
     let held = machine.ticks().wrapping_sub(since);
@@ -420,19 +535,24 @@ fn batch<M: Caller>(
             retired,
             splits_avoided,
         }) => {
-            retired.free(machine, request.in_order);
+            retired.free(machine, request.in_order.min(Order::REGION));
             machine.account().add(Counter::ExchangedPages, pages);
             machine
                 .account()
                 .add(Counter::SplitsAvoided, splits_avoided);
             if let (Some(i), Some(o)) = (inputs.as_slice().first(), outputs.as_slice().first()) {
-                let code = request.in_order.log2() << 4 | request.out_order.log2();
+                // Half a byte each.
+                let log2 = |order: Order| order.log2().min(15);
+                let code = log2(request.in_order) << 4 | log2(request.out_order);
                 let record = Record::new(0, code as u8, i.gfn(), Some(Mfn(o.gfn().0)))
                     .pages(pages, splits_avoided)
                     .held(held);
                 machine.trace(Event::Exchange, record);
             }
-            Ok(())
+            Ok(Batch {
+                chunks,
+                failed: None,
+            })
         }
         Err(Unswapped { errno, assigned }) => {
             give_back(machine, outputs, assigned, stocked, request.out_order);
@@ -452,7 +572,7 @@ pub fn place<M: Machine>(machine: &mut M, gfn: Gfn) -> Option<Block> {
 }
 
 /// Give blocks `from..to` of `list` back to the heap.
-fn give_back<M: Machine>(machine: &mut M, list: &List, from: u64, to: u64, order: Order) {
+fn give_back<M: Machine>(machine: &mut M, list: &Pairs, from: u64, to: u64, order: Order) {
     let count = to.saturating_sub(from) as usize;
 
     for pair in list.as_slice().iter().skip(from as usize).take(count) {
@@ -491,7 +611,8 @@ fn swap<'l, L: Locked>(
     inputs: &[Pair],
     outputs: &[Pair],
     distinct: bool,
-    list: &'l mut List,
+    names: &mut Names,
+    list: &'l mut Pairs,
 ) -> Result<Swapped<'l, L::Loss>, Unswapped> {
     let Request {
         in_order,
@@ -506,6 +627,7 @@ fn swap<'l, L: Locked>(
 
     let mut frozen = Frozen::none(list);
     let (mut claimed, mut next) = (0, 0);
+    let large = request.chunk_pages() > REGION_PAGES;
     let mut prepare = || {
         let mut outputs = outputs.chunks(request.chunk_out().pages() as usize);
 
@@ -513,10 +635,14 @@ fn swap<'l, L: Locked>(
             for input in inputs {
                 freeze(locked, &mut frozen, input.gfn(), in_order)?;
             }
+            if large {
+                names.all_added(frozen.pairs());
+            }
             for output in outputs.next().unwrap_or(&[]) {
                 let mut inputs = Inputs {
                     frozen: frozen.pairs(),
                     next: &mut next,
+                    names: large.then_some(&*names),
                 };
                 claim(locked, &mut inputs, output.gfn(), out_order, distinct)?;
                 claimed = usize::wrapping_add(claimed, 1);
@@ -530,7 +656,7 @@ fn swap<'l, L: Locked>(
         return Err(undone(errno));
     }
 
-    for (assigned, output) in (0..REGION_PAGES).zip(outputs) {
+    for (assigned, output) in (0..u64::MAX).zip(outputs) {
         if locked.assign(output.mfn(), out_order).is_err() {
             locked.account_assigned(out_order.pages_in(assigned));
             unclaim_all(locked, outputs, claimed, out_order);
@@ -544,8 +670,10 @@ fn swap<'l, L: Locked>(
 
     let mut pending = Pending::new();
     let mut splits_avoided = 0u64;
-    for extent in frozen.pairs().chunks(in_order.pages() as usize) {
-        if remove(locked, &mut pending, extent, in_order) {
+    // Of larger extents, one region after another.
+    let removed = in_order.min(Order::REGION);
+    for extent in frozen.pairs().chunks(removed.pages() as usize) {
+        if remove(locked, &mut pending, extent, removed) {
             splits_avoided = splits_avoided.wrapping_add(1);
         }
     }
@@ -613,10 +741,16 @@ struct Inputs<'a> {
     frozen: &'a [Pair],
     /// Where the next one is looked for first: most lists go the same way.
     next: &'a mut u64,
+    /// Where each is, if there are too many to look through.
+    names: Option<&'a Names>,
 }
 
 impl Inputs<'_> {
     fn contains(&mut self, gfn: Gfn, mfn: Mfn) -> bool {
+        if let Some(names) = self.names {
+            let found = names.find(self.frozen, gfn);
+            return found.is_some_and(|pair| pair.mfn() == mfn);
+        }
         let find = |pairs: &[Pair]| {
             (0..REGION_PAGES)
                 .zip(pairs)
@@ -755,6 +889,7 @@ fn remove<L: Locked>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frames::List;
     use proptest::collection::vec;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
@@ -763,15 +898,22 @@ mod tests {
         #[test]
         fn twice_is_found_wherever_it_is(gfns in vec(0u64..2000, 0..512)) {
             let mut list = List::new();
+            let mut names = Names::<[u32; 1024]>::default();
+            let names: &mut Names = &mut names;
             for &gfn in &gfns {
                 list.push(Gfn(gfn << 40 | gfn), Mfn::INVALID);
             }
             let set: BTreeSet<_> = gfns.iter().collect();
 
-            prop_assert_eq!(
-                Names::default().all_different(list.as_slice()),
-                set.len() == gfns.len()
-            );
+            let different = names.all_different(list.as_slice());
+            prop_assert_eq!(different, set.len() == gfns.len());
+            // What was added is found, and nothing else.
+            if names.none_twice(list.as_slice()) {
+                for gfn in 0..2000 {
+                    let found = names.find(list.as_slice(), Gfn(gfn << 40 | gfn));
+                    prop_assert_eq!(found.is_some(), set.contains(&gfn));
+                }
+            }
         }
     }
 
@@ -787,9 +929,11 @@ mod tests {
         for i in 0..REGION_PAGES {
             list.push(Gfn(inverse.wrapping_mul(511 - i)), Mfn::INVALID);
         }
-        assert!(Names::default().all_different(list.as_slice()));
+        let mut names = Names::<[u32; 1024]>::default();
+        let names: &mut Names = &mut names;
+        assert!(names.all_different(list.as_slice()));
         list.truncate(REGION_PAGES - 1);
         list.push(Gfn(inverse.wrapping_mul(77)), Mfn::INVALID);
-        assert!(!Names::default().all_different(list.as_slice()));
+        assert!(!names.all_different(list.as_slice()));
     }
 }

@@ -20,6 +20,7 @@ use crate::machine::{Block, Locked, Machine};
 use arch::Entry;
 use core::marker::PhantomData;
 use core::mem;
+use core::ops::{Deref, DerefMut};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// What happens to a value that had to be ended and was dropped.
@@ -62,30 +63,49 @@ impl Pair {
     }
 }
 
-/// Room for one batch: up to 512 pairs. It is memory and nothing else; 8 KiB,
-/// so it does not live on Xen's stack.
-#[derive(Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+/// Pairs, and room for so many as there is memory. It is memory and nothing else,
+/// and does not live on Xen's stack.
+#[derive(Debug, FromBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct List {
+pub struct Pairs<T: ?Sized = [Pair]> {
     len: u64,
-    items: [Pair; REGION_PAGES as usize],
+    items: T,
 }
 
-impl Default for List {
+/// Room for one batch: up to 512 pairs, 8 KiB.
+pub type List = Pairs<[Pair; REGION_PAGES as usize]>;
+
+impl<const N: usize> Default for Pairs<[Pair; N]> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl List {
+impl<const N: usize> Pairs<[Pair; N]> {
     /// Empty.
     pub const fn new() -> Self {
-        List {
+        Pairs {
             len: 0,
-            items: [Pair { gfn: 0, mfn: 0 }; REGION_PAGES as usize],
+            items: [Pair { gfn: 0, mfn: 0 }; N],
         }
     }
+}
 
+impl<const N: usize> Deref for Pairs<[Pair; N]> {
+    type Target = Pairs;
+
+    fn deref(&self) -> &Pairs {
+        self
+    }
+}
+
+impl<const N: usize> DerefMut for Pairs<[Pair; N]> {
+    fn deref_mut(&mut self) -> &mut Pairs {
+        self
+    }
+}
+
+impl Pairs {
     /// Forget what is in it.
     pub fn clear(&mut self) {
         self.len = 0;
@@ -181,6 +201,18 @@ impl List {
         self.len = kept;
     }
 
+    /// Become the list of one gfn.
+    pub(crate) fn be_one(&mut self, gfn: Gfn) {
+        self.clear();
+        self.push(gfn, Mfn::INVALID);
+    }
+
+    /// The same, and `block` is what shall be behind it.
+    pub(crate) fn be_stocked(&mut self, gfn: Gfn, block: Block) {
+        self.clear();
+        self.push(gfn, block.into_list());
+    }
+
     /// Forget all but the first `len` pairs.
     pub fn truncate(&mut self, len: u64) {
         self.len = self.len.min(len);
@@ -194,6 +226,11 @@ impl List {
     /// How many pairs.
     pub fn len(&self) -> u64 {
         self.len
+    }
+
+    /// One more can be added.
+    fn has_room(&self) -> bool {
+        self.items.get(self.len as usize).is_some()
     }
 
     /// There are none.
@@ -280,12 +317,12 @@ impl<X: Loss> Drop for Detached<X> {
 #[must_use = "frozen frames have to be thawed or retired"]
 pub struct Frozen<'l, X: Loss> {
     /// `None` once ended.
-    list: Option<&'l mut List>,
+    list: Option<&'l mut Pairs>,
     loss: PhantomData<fn(X)>,
 }
 
 impl<'l, X: Loss> Frozen<'l, X> {
-    fn new(list: &'l mut List) -> Self {
+    fn new(list: &'l mut Pairs) -> Self {
         Frozen {
             list: Some(list),
             loss: PhantomData,
@@ -293,7 +330,7 @@ impl<'l, X: Loss> Frozen<'l, X> {
     }
 
     /// No frame yet; `list` is cleared.
-    pub fn none(list: &'l mut List) -> Self {
+    pub fn none(list: &'l mut Pairs) -> Self {
         list.clear();
         Self::new(list)
     }
@@ -305,7 +342,7 @@ impl<'l, X: Loss> Frozen<'l, X> {
         L: Locked<Loss = X>,
     {
         match &mut self.list {
-            Some(list) if list.len() < REGION_PAGES => {
+            Some(list) if list.has_room() => {
                 locked.freeze(gfn, mfn)?;
                 list.push(gfn, mfn);
                 Ok(())
@@ -315,7 +352,7 @@ impl<'l, X: Loss> Frozen<'l, X> {
     }
 
     /// Freeze every frame of `list`, or none.
-    pub fn freeze_all<L>(locked: &mut L, list: &'l mut List) -> Result<Self, Reason>
+    pub fn freeze_all<L>(locked: &mut L, list: &'l mut Pairs) -> Result<Self, Reason>
     where
         L: Locked<Loss = X>,
     {
@@ -334,7 +371,7 @@ impl<'l, X: Loss> Frozen<'l, X> {
 
     /// The pairs.
     pub fn pairs(&self) -> &[Pair] {
-        self.list.as_deref().map_or(&[], List::as_slice)
+        self.list.as_deref().map_or(&[], Pairs::as_slice)
     }
 
     /// Give those frames their reference back whose place in the list `stays`
@@ -387,7 +424,7 @@ impl<X: Loss> Drop for Frozen<'_, X> {
 #[must_use = "retired frames have to be freed"]
 pub struct Retired<'l, X: Loss> {
     /// `None` once ended.
-    list: Option<&'l mut List>,
+    list: Option<&'l mut Pairs>,
     loss: PhantomData<fn(X)>,
 }
 

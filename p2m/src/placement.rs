@@ -17,6 +17,11 @@ use arch::{SW_TYPE_RAM_RW, Slot};
 /// little for each page that is populated.
 const REACH: u64 = 4;
 
+/// If all of these are holes, too: how many slots are looked at, all over the
+/// region. A gap whose pages come from just anywhere takes the frames that other
+/// gaps want.
+const PROBES: u64 = 16;
+
 /// The frame that `gfn`, a hole in a region of 4 KiB entries, should get: the
 /// one that its neighbours leave a gap for. `None` if they do not agree, or if
 /// there are none.
@@ -31,24 +36,55 @@ pub fn wanted(gfn: Gfn, view: View<'_>) -> Option<Mfn> {
     let here = gfn.slot();
     let first = here.saturating_sub(REACH);
     let last = here.saturating_add(REACH).min(REGION_PAGES.wrapping_sub(1));
-    // What one has to be behind slot 0 for the frame to be in its place.
-    let mut base = None;
-    let (mut agree, mut differ) = (0u32, 0u32);
+    let near = (first..=last).filter(|&slot| slot != here);
+    let mut votes = Votes::default();
 
-    for slot in (first..=last).filter(|&slot| slot != here) {
-        if let Some(mfn) = ram(slot) {
-            let own = (mfn.slot() == slot).then(|| mfn.align(Order::REGION));
-            match (base, own) {
-                (None, Some(_)) => {
-                    base = own;
-                    agree = 1;
-                }
-                (Some(_), _) if own == base => agree = agree.wrapping_add(1),
-                _ => differ = differ.wrapping_add(1),
-            }
+    for slot in near {
+        votes.count(slot, ram(slot));
+    }
+    if votes.none() {
+        // It lies within a wide gap.
+        for probe in 0..PROBES {
+            let slot = probe.wrapping_mul(REGION_PAGES / PROBES);
+            votes.count(slot, ram(slot));
         }
     }
-    base.filter(|_| agree > differ).map(|b| b.add(here))
+    votes.base().map(|base| base.add(here))
+}
+
+/// Which block the frames of a region's pages lie in, each in its place.
+#[derive(Default)]
+struct Votes {
+    base: Option<Mfn>,
+    agree: u32,
+    differ: u32,
+}
+
+impl Votes {
+    fn count(&mut self, slot: u64, frame: Option<Mfn>) {
+        let Some(mfn) = frame else {
+            return;
+        };
+        let own = (mfn.slot() == slot).then(|| mfn.align(Order::REGION));
+
+        match (self.base, own) {
+            (None, Some(_)) => {
+                self.base = own;
+                self.agree = 1;
+            }
+            (Some(_), _) if own == self.base => self.agree = self.agree.wrapping_add(1),
+            _ => self.differ = self.differ.wrapping_add(1),
+        }
+    }
+
+    /// There were no pages.
+    fn none(&self) -> bool {
+        self.base.is_none() && self.differ == 0
+    }
+
+    fn base(self) -> Option<Mfn> {
+        self.base.filter(|_| self.agree > self.differ)
+    }
 }
 
 #[cfg(test)]
@@ -78,6 +114,16 @@ mod tests {
         for hole in 0..512 {
             let t = table(|i| (i != hole).then_some(0x8000 + i));
             assert_eq!(want(hole, &t), Some(Mfn(0x8000 + hole)));
+        }
+    }
+
+    #[test]
+    fn a_wide_gap_is_filled_from_its_first_page_on() {
+        for gap in [0..100, 100..300, 40..512, 0..480] {
+            let t = table(|i| (!gap.contains(&i)).then_some(0x8000 + i));
+            for hole in gap {
+                assert_eq!(want(hole, &t), Some(Mfn(0x8000 + hole)));
+            }
         }
     }
 

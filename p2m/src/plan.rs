@@ -335,7 +335,7 @@ impl Moves {
 const IN_BLOCK: u16 = u16::MAX;
 
 /// Room for one act on one region, about 34 KiB: it is memory and nothing else.
-#[derive(Debug, FromZeros, IntoBytes, Immutable, KnownLayout)]
+#[derive(Debug, FromZeros, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Scratch {
     /// The region's pages by slot: where they are, and after planning where

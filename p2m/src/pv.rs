@@ -17,7 +17,7 @@
 //! 5. one flush, and only then does the heap get what was stolen (XSA-217).
 
 use crate::addr::{Mfn, Order, REGION_PAGES};
-use crate::exchange::{End, Request, Side, Work, serve};
+use crate::exchange::{Batch, End, Request, Side, Work, serve};
 use crate::machine::Errno;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -115,7 +115,7 @@ impl<P: Paravirt> Work for Served<'_, P> {
         self.domain.preempt()
     }
 
-    fn batch(&mut self, request: &Request, chunks: u64) -> Result<Option<Errno>, Errno> {
+    fn batch(&mut self, request: &Request, chunks: u64) -> Result<Batch, Errno> {
         let (first_in, count_in) = request.extents(Side::In, chunks);
         let (first_out, count_out) = request.extents(Side::Out, chunks);
         let order = request.order(Side::Out);
@@ -130,11 +130,11 @@ impl<P: Paravirt> Work for Served<'_, P> {
             return Err(errno);
         }
 
-        let mut unmapped = None;
+        let mut failed = None;
         for done in 0..count_out {
             match self.domain.assign(order) {
                 Ok(()) => {}
-                Err(Unassigned::Unmapped) => unmapped = Some(Errno::Inval),
+                Err(Unassigned::Unmapped) => failed = Some(Errno::Inval),
                 Err(Unassigned::Dying) => {
                     let left = count_out.saturating_sub(done);
                     self.domain.died(order.pages_in(left));
@@ -144,7 +144,7 @@ impl<P: Paravirt> Work for Served<'_, P> {
             }
         }
         self.domain.release();
-        Ok(unmapped)
+        Ok(Batch { chunks, failed })
     }
 }
 

@@ -11,7 +11,7 @@ use p2m::account::{Cause, Counter, ENTRIES};
 use p2m::addr::{Gfn, Order, Region};
 use p2m::audit::{Audit, FINDINGS};
 use p2m::coalesce::{self, heal};
-use p2m::exchange::{End, Request, Scratch, run};
+use p2m::exchange::{Desk, End, Larger, Largest, Request, Scratch, run};
 use p2m::ledger::Ledger;
 use p2m::machine::{Locked, Machine};
 use p2m::region::shape;
@@ -92,18 +92,28 @@ pub fn exchange(d: &Domain, call: &mut MemoryExchange, memflags: u32, max_order:
         Ok(request) => request,
         Err(errno) => return negative(errno as u16),
     };
-    let Some(mut scratch) = take_scratch() else {
-        return ENOMEM;
-    };
     let mut machine = XenDomain {
         d,
         memflags,
         call: Some(&seen),
         background: None,
     };
-    let end = run(&mut machine, &mut request, &mut scratch);
+    let pages = request.chunk_pages();
+    let mut run = |desk: Desk<'_>| run(&mut machine, &mut request, desk);
+    let end = match pages {
+        ..=512 => take_scratch().map(|mut scratch| {
+            let end = run(scratch.room.desk());
+            keep_scratch(scratch);
+            end
+        }),
+        // Larger chunks are for those whom `memop-max-order` lets have them.
+        ..=4096 => XBox::<Larger>::zeroed().map(|mut room| run(room.desk())),
+        _ => XBox::<Largest>::zeroed().map(|mut room| run(room.desk())),
+    };
+    let Some(end) = end else {
+        return ENOMEM;
+    };
 
-    keep_scratch(scratch);
     call.nr_exchanged = request.done();
     result(end)
 }

@@ -243,7 +243,7 @@ impl Heap {
     pub fn free_blocks(&self, order: Order) -> u64 {
         let (size, all) = (order.pages() as usize, &self.frames);
 
-        all.chunks(size)
+        all.chunks_exact(size)
             .filter(|block| block.iter().all(|f| f.state == State::Free))
             .fold(0, |n, _| n + 1)
     }

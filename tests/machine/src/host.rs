@@ -8,7 +8,7 @@ use arch::{Format, Slot};
 use p2m::account::{Account, Outcome, Reason};
 use p2m::addr::{Gfn, Mfn, Order, REGION_PAGES, Region};
 use p2m::coalesce::{self, Limits, Mode};
-use p2m::exchange::{Caller, End, Request, Scratch, Side};
+use p2m::exchange::{Caller, End, Larger, Request, Scratch, Side};
 use p2m::frames::{Detached, Flushed, Loss, Pair, Pending};
 use p2m::ledger::{self, Book, Ledger, Next};
 use p2m::machine::{Block, Errno, Facts, Holder, Kind, Locked, Lookup, Machine, Purpose, View};
@@ -271,6 +271,8 @@ pub struct Host {
     pub preempt_every: u64,
     /// How often the core asked.
     pub preempts: u64,
+    /// Leaves broken so far, by whomever.
+    pub splits: u64,
     /// Log2 of the largest block that may be given out as it comes.
     largest: u32,
     /// Fail the n'th call of a kind.
@@ -293,6 +295,8 @@ pub struct Host {
     /// Pages that the coalescer copies in one lock hold.
     pub batch: u64,
     scratch: Anew<Scratch>,
+    /// For chunks of more pages than a region has.
+    larger: Anew<Option<Box<Larger>>>,
     /// Trace records written.
     pub traced: Vec<(Event, Record)>,
 }
@@ -383,6 +387,7 @@ impl Host {
             teardown: 0,
             preempt_every: 0,
             preempts: 0,
+            splits: 0,
             largest: u32::MAX,
             inject: None,
             counts: BTreeMap::new(),
@@ -395,6 +400,7 @@ impl Host {
             bench: Anew::default(),
             batch: coalesce::BATCH_DEFAULT,
             scratch: Anew::default(),
+            larger: Anew::default(),
             traced: Vec::new(),
         }
     }
@@ -422,6 +428,7 @@ impl Host {
     }
 
     fn effect(&mut self, effect: Effect) {
+        self.splits += u64::from(effect.split);
         if effect.was_present || effect.dropped_table {
             if self.config.eager_flush {
                 self.flush_guest();
@@ -1218,13 +1225,20 @@ impl Host {
         self.renewed.clear();
         self.largest = out_order.max(self.config.max_order);
         let mut scratch = std::mem::take(&mut self.scratch);
+        let mut larger = std::mem::take(&mut self.larger);
+        let large = request.chunk_pages() > REGION_PAGES;
         let new = |host: &Self, done| {
             Request::new(in_order, out_order, nr, done, host.config.max_order)
                 .expect("a preempted call can be continued")
         };
         let (mut before, mut in_vain) = (done, 0);
         let result = loop {
-            match p2m::exchange::run(self, &mut request, &mut scratch.0) {
+            let desk = if large {
+                larger.0.get_or_insert_default().desk()
+            } else {
+                scratch.0.room.desk()
+            };
+            match p2m::exchange::run(self, &mut request, desk) {
                 End::Done => break Ok(()),
                 End::Failed(errno) => break Err(errno),
                 End::Preempted => {
@@ -1239,6 +1253,7 @@ impl Host {
             }
         };
         self.scratch = scratch;
+        self.larger = larger;
         self.largest = u32::MAX;
         self.lists = Lists::default();
         self.settle_flux();

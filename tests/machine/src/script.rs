@@ -549,9 +549,13 @@ fn hostile() -> impl Strategy<Value = (u16, u64)> {
 
 /// An exchange; most of them are such that they can succeed.
 pub fn exchange() -> impl Strategy<Value = Exchange> {
-    let order = || prop_oneof![3 => Just(0u32), 2 => Just(9u32), 3 => 1..9u32];
+    let order = || prop_oneof![6 => Just(0u32), 4 => Just(9u32), 6 => 1..9u32, 1 => 10..12u32];
     (order(), order()).prop_flat_map(|(in_order, out_order)| {
-        let max = if in_order.max(out_order) > 6 { 2u8 } else { 8 };
+        let max = match in_order.max(out_order) {
+            ..=6 => 8u8,
+            7..=9 => 2,
+            _ => 1,
+        };
         let outs = prop_oneof![
             2 => Just(None),
             3 => pattern(out_order).prop_map(Some),

@@ -76,6 +76,16 @@ fn parts(times: u64, seed: u64) -> Vec<Part> {
             seeded: false,
         },
         Part {
+            name: "no leaf is broken that can be kept",
+            command: test("machine", "optimum"),
+            env: vec![
+                ("OPTIMUM_OPS", (100_000 * times).to_string()),
+                ("PROPTEST_RNG_SEED", seed.to_string()),
+            ],
+            tried: ("operations", r"(?m)^optimum: (\d+) operations"),
+            seeded: true,
+        },
+        Part {
             name: "orders of events at random",
             command: test("schedules", "random"),
             env: vec![

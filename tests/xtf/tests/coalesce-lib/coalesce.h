@@ -142,6 +142,7 @@ enum {
 };
 
 int co_audit(uint64_t found[CO_AUDITS]);
+int co_audit_of(domid_t domid, uint64_t found[CO_AUDITS]);
 
 /* The state of one region, CO_REGION_*. */
 unsigned int co_region_state(unsigned long first_gfn);
@@ -205,6 +206,23 @@ int co_pin(unsigned long gfn);
 
 int co_map_space(unsigned int space, unsigned long idx, unsigned long gfn);
 
+/*
+ * A memory operation as a 32-bit guest asks for it, with the structures of such
+ * a guest; what is pointed at lies below 4 GiB.
+ */
+long co_memory_op32(unsigned int cmd, void *arg);
+
+struct co_reservation32 {
+    uint32_t extent_start, nr_extents, extent_order, mem_flags;
+    domid_t domid;
+    uint16_t pad;
+};
+
+struct co_exchange32 {
+    struct co_reservation32 in, out;
+    uint32_t nr_exchanged;
+};
+
 /* Pages of this domain. */
 uint64_t co_dom_pages(void);
 /*
@@ -232,6 +250,29 @@ unsigned int co_find_regions(unsigned long *first_gfns, unsigned int max,
 
 /* The memory map, as text. */
 void co_print_ram(void);
+
+/* ---- Another domain ---- */
+
+/*
+ * Build an HVM domain that never runs, with so much memory for page tables; 0 or
+ * -errno, as all of these. Only a toolstack may.
+ */
+int co_target_create(domid_t *domid, unsigned long pool_kb,
+                     unsigned long max_pages);
+int co_target_set_pool(domid_t domid, unsigned long kb);
+int co_target_set_max(domid_t domid, unsigned long pages);
+int co_target_destroy(domid_t domid);
+int co_target_pages(domid_t domid, uint64_t *pages);
+/* Have so many pages set aside for it (XENMEM_claim_pages); 0: none. */
+int co_target_claim(domid_t domid, unsigned long pages);
+/* Extents done; flags are XENMEMF_*. */
+unsigned long co_target_populate(domid_t domid, unsigned long *gfns,
+                                 unsigned long nr, unsigned int order,
+                                 unsigned int flags);
+
+/* Map a page of it into a hole of this domain, and take it away again. */
+int co_foreign_map(domid_t domid, unsigned long theirs, unsigned long ours);
+int co_foreign_unmap(unsigned long ours);
 
 /* ---- Contents ---- */
 

@@ -11,6 +11,24 @@
 #define ABI_XENMEM_current_reservation 3
 #define ABI_XENMEM_memory_map          9
 
+#define ABI_XENMEM_remove_from_physmap     15
+#define ABI_XENMEM_add_to_physmap_batch    23
+#define ABI_XENMEM_claim_pages             24
+#define ABI_XENMAPSPACE_gmfn_foreign       4
+
+struct abi_remove_from_physmap {
+    domid_t domid;
+    unsigned long gfn;
+};
+
+struct abi_add_to_physmap_batch {
+    domid_t domid;
+    uint16_t space, size;
+    domid_t foreign_domid;
+    unsigned long *idxs, *gpfns;
+    int *errs;
+};
+
 struct abi_memory_domain {
     domid_t domid;
 };

@@ -208,7 +208,7 @@ int co_perf_counter(const char *name, uint64_t *value)
     return -ENOENT;
 }
 
-int co_audit(uint64_t found[CO_AUDITS])
+int co_audit_of(domid_t domid, uint64_t found[CO_AUDITS])
 {
     uint64_t part[CO_AUDITS], first_gfn = 0;
     unsigned int i;
@@ -226,7 +226,7 @@ int co_audit(uint64_t found[CO_AUDITS])
                 .buffer = _u(part),
             },
         };
-        int rc = domctl(&op);
+        int rc = abi_domctl(domid, &op);
 
         if ( rc )
             return rc;
@@ -243,6 +243,11 @@ int co_audit(uint64_t found[CO_AUDITS])
     }
 
     return 0;
+}
+
+int co_audit(uint64_t found[CO_AUDITS])
+{
+    return co_audit_of(co_domid, found);
 }
 
 /* One byte for each region, of which Xen may do fewer than were asked for. */

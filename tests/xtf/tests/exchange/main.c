@@ -7,7 +7,7 @@
  * defects of the old code, which are told apart by name below.  The figures are
  * TSC ticks.
  *
- * calls=N: random calls at the end (4000).
+ * calls=N: random calls at the end (100000), as far as seconds=N (10) are enough.
  */
 #include "../coalesce-lib/coalesce.h"
 
@@ -524,7 +524,8 @@ void test_main(void)
         { 0, 10 }, { 10, 0 }, { 10, 10 }, { 2, 10 },
     };
     struct co_pages before;
-    unsigned int i, calls = co_param("calls", 4000);
+    unsigned int i, calls = co_param("calls", 100000);
+    uint64_t end;
 
     co_init();
     rust = co_feature != CO_FEATURE_ABSENT;
@@ -555,10 +556,11 @@ void test_main(void)
     test_bad_pointers();
 
     co_phase("random calls");
-    for ( i = 0; rust && i < calls; i++ )
+    end = co_now() + co_param("seconds", 10) * CO_S;
+    for ( i = 0; rust && i < calls && (i % 100 || co_now() < end); i++ )
         random_call();
     check_all();
-    printk("@count random_calls %u\n", rust ? calls : 0);
+    printk("@count random_calls %u\n", i);
 
     co_check_leak(&before, 0);
     co_finish();
