@@ -481,7 +481,13 @@ fn batch<M: Caller>(
     } = desk;
     let read = |machine: &mut M, side, list: &mut Pairs| {
         let (first, count) = request.extents(side, chunks);
-        list.fill(count, |gfns| machine.read(side, first, gfns))
+        list.fill(count, |gfns| machine.read(side, first, gfns))?;
+        // There is room for them.
+        if list.len() == count {
+            Ok(())
+        } else {
+            Err(Errno::Nomem)
+        }
     };
 
     read(machine, Side::In, inputs)?;
@@ -670,12 +676,18 @@ fn swap<'l, L: Locked>(
 
     let mut pending = Pending::new();
     let mut splits_avoided = 0u64;
-    // Of larger extents, one region after another.
-    let removed = in_order.min(Order::REGION);
-    for extent in frozen.pairs().chunks(removed.pages() as usize) {
-        if remove(locked, &mut pending, extent, removed) {
+    let mut pairs = frozen.pairs();
+    let mut in_extent = 0;
+    while let Some(first) = pairs.first() {
+        let take = part(first.gfn(), in_order, in_extent);
+        let (extent, rest) = pairs
+            .split_at_checked(take as usize)
+            .unwrap_or((pairs, &[]));
+        if remove(locked, &mut pending, extent) {
             splits_avoided = splits_avoided.wrapping_add(1);
         }
+        pairs = rest;
+        in_extent = u64::wrapping_add(in_extent, take) & in_order.pages().wrapping_sub(1);
     }
     for output in outputs {
         // The permissions of a page that was not there are the default ones.
@@ -723,6 +735,18 @@ fn freeze<L: Locked>(
         done = done.wrapping_add(found.order.pages());
     }
     Ok(())
+}
+
+/// How many pages to remove together from `gfn` on, of which `done` pages of its
+/// extent come before: all of it, but of a larger one no more than a region.
+fn part(gfn: Gfn, order: Order, done: u64) -> u64 {
+    let left = order.pages().saturating_sub(done);
+
+    if order < Order::REGION {
+        left
+    } else {
+        left.min(REGION_PAGES.wrapping_sub(gfn.slot()))
+    }
 }
 
 /// The largest entry that begins at `gfn` and covers no more than `pages`.
@@ -784,7 +808,12 @@ fn claim<L: Locked>(
 
     while done < order.pages() {
         let at = gfn.add(done);
-        let largest = piece(at, order.pages().saturating_sub(done));
+        // Its frames are aligned as it is: elsewhere they are mapped one by one.
+        let largest = if gfn.is_aligned(Order::REGION) {
+            piece(at, order.pages().saturating_sub(done))
+        } else {
+            Order::PAGE
+        };
         match claim_piece(locked, inputs, at, largest, distinct) {
             Ok(pages) => done = done.wrapping_add(pages),
             Err(errno) => {
@@ -853,28 +882,24 @@ fn unclaim_all<L: Locked>(locked: &mut L, outputs: &[Pair], count: usize, order:
     }
 }
 
-/// Remove one input extent but for what an output has claimed: that is
-/// overwritten. `true`: it was one leaf up to now.
-fn remove<L: Locked>(
-    locked: &mut L,
-    pending: &mut Pending<L::Loss>,
-    extent: &[Pair],
-    order: Order,
-) -> bool {
+/// Remove one input extent, or its part in one region, but for what an output has
+/// claimed: that is overwritten. `true`: it was one leaf up to now.
+fn remove<L: Locked>(locked: &mut L, pending: &mut Pending<L::Loss>, extent: &[Pair]) -> bool {
     let Some(gfn) = extent.first().map(Pair::gfn) else {
         return false;
     };
+    let region = extent.len() as u64 == REGION_PAGES;
     // Nothing broke it: it was given as a whole.
-    let was_leaf = order == Order::REGION && locked.lookup(gfn).order >= order;
+    let was_leaf = region && locked.lookup(gfn).order >= Order::REGION;
     let untouched = extent
         .iter()
         .all(|pair| locked.m2p(pair.mfn()) == Some(pair.gfn()));
 
-    if untouched && order == Order::REGION && gfn.is_aligned(order) {
+    if untouched && region {
         for pair in extent {
             locked.set_m2p(pair.mfn(), None);
         }
-        locked.zap(pending, gfn, order);
+        locked.zap(pending, gfn, Order::REGION);
         return was_leaf;
     }
     for pair in extent {

@@ -121,14 +121,12 @@ fn raw(host: &mut Host, bytes: &mut Bytes<'_>) {
         0 => b.u64(),
         _ => u64::from(b.u16() % 2048),
     };
-    // No more pages than a batch, so that all outputs can be named.
+    // No more pages than one large chunk has, so that all outputs can be named.
     let count = u64::from(bytes.u8() % 32).min((REGION_PAGES >> in_order).max(1));
     let ins: Vec<u64> = (0..count).map(|_| gfn(bytes)).collect();
     let order = in_order.max(out_order);
     let pages = (ins.len() as u64) << in_order;
-    let outs: Vec<u64> = (0..(pages >> out_order).min(REGION_PAGES))
-        .map(|_| gfn(bytes))
-        .collect();
+    let outs: Vec<u64> = (0..pages >> out_order).map(|_| gfn(bytes)).collect();
     let lists = Lists {
         ins,
         outs,
@@ -146,7 +144,7 @@ fn raw(host: &mut Host, bytes: &mut Bytes<'_>) {
             assert!(now >= done, "progress is lost");
         }
         Err(_) => {
-            let wrong = order > 9 || !fits || done > lists.ins.len() as u64;
+            let wrong = !fits || done > lists.ins.len() as u64;
             let chunk = 1 << order.saturating_sub(in_order);
             assert!(wrong || done % chunk != 0, "a good call is refused");
         }

@@ -81,6 +81,8 @@ fn ways() -> Vec<((u32, u32), Lists)> {
         ((3, 10), lists((0..128).map(|i| 8 * (i ^ 5)), [2048])),
         // Neither begins where a region does.
         ((10, 10), lists([300], [2700])),
+        ((10, 10), lists([1100], [2700])),
+        ((10, 10), lists([1024], [1300])),
     ]
 }
 

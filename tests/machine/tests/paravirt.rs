@@ -374,9 +374,11 @@ fn play(request: &mut Request, pv: &mut Pv, orders: (u32, u32)) -> End {
     pv.check();
     let done = (request.done() << orders.0 >> orders.1) as usize;
     for (i, (&got, &asked)) in pv.outs.iter().zip(&asked).enumerate() {
-        if i >= done {
+        if pv.dying {
+            // Nobody reads it any more.
+        } else if i >= done {
             assert_eq!(got, asked, "entry {i} of which nothing was exchanged");
-        } else if !pv.dying {
+        } else {
             for k in 0..1u64 << orders.1 {
                 let frame = (got + k) as usize;
                 assert_eq!(pv.state[frame], State::Own, "entry {i}");
