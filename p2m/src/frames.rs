@@ -440,8 +440,8 @@ impl<X: Loss> Retired<'_, X> {
         while !rest.is_empty() {
             let (pages, others) = singles(rest, order);
 
-            if !pages.is_empty() {
-                machine.free_retired_pages(pages);
+            for some in pages.chunks(REGION_PAGES as usize) {
+                machine.free_retired_pages(some);
             }
             rest = others;
             if let Some(first) = rest.first() {
