@@ -48,6 +48,12 @@ void xrs_sched_wake(uint64_t ms)
     set_timer(&wake, NOW() + MILLISECS(ms));
 }
 
+/* There is no work: no need to look for any. */
+void xrs_sched_sleep(void)
+{
+    stop_timer(&wake);
+}
+
 /*
  * The idle loop of this CPU looks by itself once the softirq is done. If a
  * guest runs here, some CPU that sleeps is made to look; if none does, the
@@ -60,7 +66,12 @@ static void cf_check wake_fn(void *unused)
     coalesce_pending = true;
 
     if ( is_idle_vcpu(current) )
+    {
+        /* Or it ran for the tasklet only, and a guest is next. */
+        if ( xrs_sched_disturbs() )
+            xrs_sched_wake(20);
         return;
+    }
 
     for_each_online_cpu ( cpu )
         if ( idle_vcpu[cpu]->is_running )

@@ -183,6 +183,7 @@ uint64_t xrs_sched_ticks(void);
 void xrs_sched_set_pending(bool pending);
 bool xrs_sched_is_pending(void);
 void xrs_sched_wake(uint64_t ms);
+void xrs_sched_sleep(void);
 void xrs_sched_work_busy(void);
 bool xrs_sched_disturbs(void);
 

@@ -168,6 +168,7 @@ unsafe extern "C" {
     pub safe fn xrs_sched_set_pending(pending: bool);
     pub safe fn xrs_sched_is_pending() -> bool;
     pub safe fn xrs_sched_wake(ms: u64);
+    pub safe fn xrs_sched_sleep();
 
     pub safe fn xrs_check(holds: bool);
     pub safe fn xrs_perfc(event: u32, copied: u32);

@@ -129,7 +129,16 @@ fn rounds(scratch: &mut Scratch, until: u64, stop: u64) -> bool {
                 ffi::xrs_sched_wake(ms);
                 break false;
             }
-            Step::Idle => break false,
+            Step::Idle => {
+                if disturbs() {
+                    ffi::xrs_sched_sleep();
+                    // An event may have come meanwhile.
+                    if ffi::xrs_sched_is_pending() {
+                        ffi::xrs_sched_wake(1);
+                    }
+                }
+                break false;
+            }
         }
         if ffi::xrs_sched_softirq_pending() || ffi::xrs_sched_us() >= until {
             break true;
