@@ -107,7 +107,7 @@ pub fn exchange(d: &Domain, call: &mut MemoryExchange, memflags: u32, max_order:
             end
         }),
         // Larger chunks are for those whom `memop-max-order` lets have them.
-        ..=4096 => XBox::<Larger>::zeroed().map(|mut room| run(room.desk())),
+        513..=4096 => XBox::<Larger>::zeroed().map(|mut room| run(room.desk())),
         _ => XBox::<Largest>::zeroed().map(|mut room| run(room.desk())),
     };
     let Some(end) = end else {

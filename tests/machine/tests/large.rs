@@ -61,8 +61,11 @@ fn is_leaf(host: &Host, region: u64) -> bool {
         && host.tables.last_table(Region(region).start()).is_none()
 }
 
+/// Orders of inputs and outputs, and the lists.
+type Way = ((u32, u32), Lists);
+
 /// Every way to name the 2048 pages of the guest, and where they can go to.
-fn ways() -> Vec<((u32, u32), Lists)> {
+fn ways() -> Vec<Way> {
     let pages = || 0..2048u64;
     let shuffled = || pages().map(|i| i * 1021 % 2048);
 
@@ -87,7 +90,7 @@ fn ways() -> Vec<((u32, u32), Lists)> {
 }
 
 /// Each way on one of the machines.
-fn shared() -> impl Iterator<Item = (Config, Vec<((u32, u32), Lists)>)> {
+fn shared() -> impl Iterator<Item = (Config, Vec<Way>)> {
     machines().enumerate().map(|(i, config)| {
         let ways = ways().into_iter().skip(i).step_by(3);
         (config, ways.collect())
