@@ -241,10 +241,13 @@ fn xsa_217_no_tlb_leads_to_what_is_let_go() {
 #[test]
 fn xsa_222_a_leaf_that_cannot_be_broken() {
     for config in machines() {
-        let mut host = guest(config, &[Build::Whole, Build::Whole]);
+        let mut host = guest(config, &[Build::Whole, Build::Whole, Build::Pages]);
+        // Leaves a hole that has a table.
+        let moved = exchange(&mut host, (0, 0), pages([1024], [2048]));
+        assert_eq!(moved, (1, Ok(())));
         host.tables.set_pool_left(0);
         // A leaf for its own pages, the other way round, but for one.
-        let own = pages([0], (1..512).rev().chain([2048]));
+        let own = pages([0], (1..512).rev().chain([1024]));
         refused(&mut host, (9, 0), own, Errno::Nomem);
         refused(&mut host, (0, 0), pages([5], [5]), Errno::Nomem);
         host.finish();
