@@ -192,19 +192,25 @@ fn state<L: Locked>(locked: &mut L, scratch: &mut Scratch, region: Region) -> St
         state = locked.view(region, |view| judge(region, view, scratch));
     }
     let block = match state {
-        State::InOrder { base } => base,
-        State::Astray => scratch.home(),
+        State::InOrder { base } => Some(base),
+        // Where it goes to is looked at when that is known.
+        State::Astray => None,
         State::Not(_) => return state,
     };
     if locked.log_dirty_range(region) {
         State::Not(Reason::LogDirty)
     } else if locked.lookup(region.start()).access != locked.default_access() {
         State::Not(Reason::MemAccess)
-    } else if !locked.one_memory_type(region.start(), block, Order::REGION) {
+    } else if block.is_some_and(|block| !one_type(locked, region, block)) {
         State::Not(Reason::Cacheability)
     } else {
         state
     }
+}
+
+/// One leaf that maps `block` would be cached as each of its pages is.
+fn one_type<L: Locked>(locked: &mut L, region: Region, block: Mfn) -> bool {
+    locked.one_memory_type(region.start(), block, Order::REGION)
 }
 
 /// The region is what the last look listed, and may be worked on.
@@ -296,6 +302,9 @@ fn cost_to_complete<L: Locked>(
     limit: u64,
 ) -> Result<u64, Reason> {
     let home = scratch.home();
+    if !one_type(locked, region, home) {
+        return Err(Reason::Cacheability);
+    }
     // What the pages that were not looked at yet will cost at least.
     let mut rest = scratch.astray().count().saturating_mul(COST_OWN);
 
@@ -473,6 +482,10 @@ fn go<M: Machine>(
     let (mut stock, done) = match way {
         Way::Complete { home } => (Stock::none(home), Outcome::Completed),
         Way::Migrate { near } => match machine.alloc(Order::REGION, Purpose::Overwrite(near)) {
+            Some(block) if !one_type(&mut machine.lock(), region, block.mfn()) => {
+                machine.free(block);
+                return Outcome::Refused(Reason::Cacheability);
+            }
             Some(block) => (Stock::all(block), Outcome::Migrated),
             None => return Outcome::Refused(Reason::NoMemory),
         },

@@ -237,6 +237,8 @@ pub struct Host {
     pub dirty_ranges: BTreeSet<u64>,
     /// Regions of which one entry could not say how they are cached.
     pub odd_ranges: BTreeSet<u64>,
+    /// Blocks of 2 MiB of which no leaf can say how they are cached, by number.
+    pub odd_blocks: BTreeSet<u64>,
     /// What the guest expects to read at each gfn.
     pub expect: BTreeMap<u64, u64>,
     /// gfns about which it cannot know: its own exchange is going on.
@@ -366,6 +368,7 @@ impl Host {
             book: Book::new(root),
             dirty_ranges: BTreeSet::new(),
             odd_ranges: BTreeSet::new(),
+            odd_blocks: BTreeSet::new(),
             expect: BTreeMap::new(),
             flux: BTreeSet::new(),
             renewed: BTreeSet::new(),
@@ -1880,10 +1883,14 @@ impl Locked for Guard<'_> {
         }
     }
 
-    fn one_memory_type(&mut self, gfn: Gfn, _: Mfn, order: Order) -> bool {
-        let regions = gfn.region().0..gfn.add(order.pages()).region().0;
+    fn one_memory_type(&mut self, gfn: Gfn, mfn: Mfn, order: Order) -> bool {
+        let among = |odd: &BTreeSet<u64>, first: u64| {
+            let end = first + (order.pages() / REGION_PAGES).max(1);
+            odd.range(first..end).next().is_some()
+        };
 
-        self.host.odd_ranges.range(regions).next().is_none()
+        !among(&self.host.odd_ranges, gfn.region().0)
+            && !among(&self.host.odd_blocks, mfn.0 / REGION_PAGES)
     }
 
     fn log_dirty_range(&mut self, region: Region) -> bool {

@@ -7,7 +7,7 @@ use arch::Format;
 use machine::host::{Act, Config, Host};
 use machine::tables::{ACCESS_RWX, kind};
 use p2m::account::{Counter, Outcome, Reason};
-use p2m::addr::{Gfn, Order, Region};
+use p2m::addr::{Gfn, Order, REGION_PAGES, Region};
 use p2m::coalesce::Mode;
 use p2m::ledger::Ledger;
 use p2m::machine::Facts;
@@ -204,6 +204,19 @@ fn cacheability() {
         assert!(host.populate(Gfn(700), Order::PAGE, false));
         healed_in_time(host);
     }
+}
+
+/// The block in which most of the pages lie cannot be one leaf; another one can.
+#[test]
+fn cacheability_of_the_block() {
+    let mut host = scattered();
+    let blocks = (0..REGION_PAGES).filter_map(|i| host.mfn(REGION.start().add(i)));
+    let blocks: Vec<u64> = blocks.map(|mfn| mfn.0 / REGION_PAGES).collect();
+    host.odd_blocks.extend(blocks);
+    assert_eq!(outcome(&mut host), Some(Outcome::Migrated));
+    let home = host.mfn(REGION.start()).unwrap().0 / REGION_PAGES;
+    assert!(!host.odd_blocks.contains(&home));
+    host.finish();
 }
 
 /// Broken because code in it is executed: not to be made whole until something else

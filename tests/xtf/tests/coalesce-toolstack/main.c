@@ -122,24 +122,20 @@ static void claimed(void)
 
 static void nodes(void)
 {
-    uint64_t pages[16];
+    uint64_t pages[16], now[16];
     unsigned int nr = co_node_free(pages, ARRAY_SIZE(pages)), i;
 
     for ( i = 0; i < nr; i++ )
     {
-        uint64_t now[16];
-
         there_and_back("exchanged with memory of a node", NODE(i));
+        co_node_free(pages, ARRAY_SIZE(pages));
         in[0] = out[0] = BASE + 3 * CO_REGION_PAGES;
         co_expect("a region from one node", exchange(1, 9, 1, 9, NODE(i) | EXACT),
                   0);
-        /* It is counted there. */
-        if ( nr > 1 && i )
-        {
-            co_node_free(now, ARRAY_SIZE(now));
+        /* It is counted there; it came from the node before. */
+        co_node_free(now, ARRAY_SIZE(now));
+        if ( i )
             co_expect("pages taken from it", pages[i] - now[i], CO_REGION_PAGES);
-        }
-        co_node_free(pages, ARRAY_SIZE(pages));
     }
     refused("there is no such node", NODE(70) | EXACT, EINVAL);
     refused("nothing is that low", BITS(13), ENOMEM);
