@@ -24,10 +24,11 @@ fail()
 
 compile()
 {
-    # Sources that do not exist yet, or that this configuration leaves out, do not count.
+    # Sources that do not exist yet, or that others include, do not count.
     objects=
     for object in $touched; do
-        [ ! -e "$tree/xen/${object%.o}.c" ] || objects="$objects $object"
+        [ ! -e "$tree/xen/${object%.o}.c" ] || [ ! -e "$tree/xen/${object%/*}/Makefile" ] ||
+            objects="$objects $object"
     done
     # shellcheck disable=SC2086 # a list
     { make -C "$tree/xen" O="$obj" olddefconfig &&
