@@ -157,6 +157,17 @@ pub struct Lists {
     pub fault: Option<usize>,
 }
 
+impl Lists {
+    /// Nothing faults.
+    pub fn new(ins: impl IntoIterator<Item = u64>, outs: impl IntoIterator<Item = u64>) -> Self {
+        Lists {
+            ins: ins.into_iter().collect(),
+            outs: outs.into_iter().collect(),
+            fault: None,
+        }
+    }
+}
+
 type Root = Box<[ledger::Slot<Box<ledger::Leaf>>]>;
 
 /// What a copy of a machine begins anew with: counters, and room to work in.

@@ -41,14 +41,6 @@ fn guest(config: Config) -> Host {
     host
 }
 
-fn lists(ins: impl IntoIterator<Item = u64>, outs: impl IntoIterator<Item = u64>) -> Lists {
-    Lists {
-        ins: ins.into_iter().collect(),
-        outs: outs.into_iter().collect(),
-        fault: None,
-    }
-}
-
 fn exchange(host: &mut Host, orders: (u32, u32), lists: Lists) -> (u64, Result<(), Errno>) {
     let result = host.exchange(orders.0, orders.1, lists, 0);
 
@@ -70,22 +62,22 @@ fn ways() -> Vec<Way> {
     let shuffled = || pages().map(|i| i * 1021 % 2048);
 
     vec![
-        ((11, 11), lists([0], [2048])),
-        ((11, 11), lists([0], [0])),
+        ((11, 11), Lists::new([0], [2048])),
+        ((11, 11), Lists::new([0], [0])),
         // Half of it over the first half of what is given.
-        ((11, 11), lists([0], [1024])),
-        ((11, 9), lists([0], [1536, 0, 3072, 512])),
-        ((9, 11), lists([1536, 0, 1024, 512], [2048])),
-        ((0, 11), lists(shuffled(), [2048])),
-        ((0, 11), lists(shuffled(), [0])),
-        ((11, 0), lists([0], shuffled())),
-        ((11, 0), lists([0], shuffled().map(|gfn| gfn + 1000))),
-        ((10, 1), lists([0], (0..512).rev().map(|i| 2 * i))),
-        ((3, 10), lists((0..128).map(|i| 8 * (i ^ 5)), [2048])),
+        ((11, 11), Lists::new([0], [1024])),
+        ((11, 9), Lists::new([0], [1536, 0, 3072, 512])),
+        ((9, 11), Lists::new([1536, 0, 1024, 512], [2048])),
+        ((0, 11), Lists::new(shuffled(), [2048])),
+        ((0, 11), Lists::new(shuffled(), [0])),
+        ((11, 0), Lists::new([0], shuffled())),
+        ((11, 0), Lists::new([0], shuffled().map(|gfn| gfn + 1000))),
+        ((10, 1), Lists::new([0], (0..512).rev().map(|i| 2 * i))),
+        ((3, 10), Lists::new((0..128).map(|i| 8 * (i ^ 5)), [2048])),
         // Neither begins where a region does.
-        ((10, 10), lists([300], [2700])),
-        ((10, 10), lists([1000], [2700])),
-        ((10, 10), lists([1024], [1300])),
+        ((10, 10), Lists::new([300], [2700])),
+        ((10, 10), Lists::new([1000], [2700])),
+        ((10, 10), Lists::new([1024], [1300])),
     ]
 }
 
@@ -118,7 +110,7 @@ fn large_extents_come_in_large_entries() {
     for config in machines() {
         let mut host = guest(config);
         assert_eq!(
-            exchange(&mut host, (0, 11), lists((0..2048).rev(), [2048])),
+            exchange(&mut host, (0, 11), Lists::new((0..2048).rev(), [2048])),
             (2048, Ok(()))
         );
         assert!((4..8).all(|region| is_leaf(&host, region)));
@@ -129,7 +121,7 @@ fn large_extents_come_in_large_entries() {
         // And go as they came, with no table made for it.
         host.tables.set_pool_left(0);
         assert_eq!(
-            exchange(&mut host, (11, 11), lists([2048], [0])),
+            exchange(&mut host, (11, 11), Lists::new([2048], [0])),
             (1, Ok(()))
         );
         assert!((0..4).all(|region| is_leaf(&host, region)));
@@ -176,7 +168,7 @@ fn outputs_twice_or_over_other_pages() {
             let mut host = guest(config);
             let before = host.snapshot();
             assert_eq!(
-                exchange(&mut host, (10, 0), lists([0], outs)),
+                exchange(&mut host, (10, 0), Lists::new([0], outs)),
                 (0, Err(Errno::Exist))
             );
             assert_eq!(before, host.snapshot());

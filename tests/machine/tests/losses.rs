@@ -269,11 +269,7 @@ fn a_leaf_of_a_gib() {
         assert_eq!(host.lock().lookup(Gfn(5)).order, Order::GIB);
         assert_eq!(host.shape(Region(3)), Shape::Whole);
 
-        let in_place = |gfns: Vec<u64>| Lists {
-            outs: gfns.clone(),
-            ins: gfns,
-            fault: None,
-        };
+        let in_place = |gfns: Vec<u64>| Lists::new(gfns.clone(), gfns);
         assert_eq!(host.exchange(9, 9, in_place(vec![1024]), 0), (1, Ok(())));
         assert_eq!(host.lock().lookup(Gfn(5)).order, Order::REGION);
         assert_eq!(host.exchange(0, 0, in_place(vec![5, 9]), 0), (2, Ok(())));

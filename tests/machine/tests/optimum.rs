@@ -185,11 +185,7 @@ fn exchange(host: &mut Host, random: &mut Random, tally: &mut Tally) {
     };
     let touched = leaves(host);
     let before = host.splits;
-    let lists = Lists {
-        ins: ins.clone(),
-        outs,
-        fault: None,
-    };
+    let lists = Lists::new(ins.clone(), outs);
     let result = host.exchange(in_order, out_order, lists, 0);
     assert_eq!(result, (ins.len() as u64, Ok(())));
     assert_eq!(

@@ -89,14 +89,6 @@ fn one_astray(config: Config) -> Host {
     host
 }
 
-fn pages(ins: impl IntoIterator<Item = u64>, outs: impl IntoIterator<Item = u64>) -> Lists {
-    Lists {
-        ins: ins.into_iter().collect(),
-        outs: outs.into_iter().collect(),
-        fault: None,
-    }
-}
-
 /// Exchange; what is at gfns that were not named must stay.
 fn exchange(host: &mut Host, orders: (u32, u32), lists: Lists) -> (u64, Result<(), Errno>) {
     let result = host.exchange(orders.0, orders.1, lists, 0);
@@ -157,7 +149,7 @@ fn xsa_29_212_numbers_that_do_not_fit() {
     }
     // As many as there can be: nothing overflows, nothing is done.
     let mut host = guest(Config::default(), &[Build::Whole]);
-    let far = pages([u64::MAX, 1 << 52], [0, 1]);
+    let far = Lists::new([u64::MAX, 1 << 52], [0, 1]);
     refused(&mut host, (0, 0), far, Errno::Inval);
     host.finish();
 }
@@ -172,7 +164,7 @@ fn xsa_150_a_long_exchange_gives_way() {
     let gfns = || (0..1536).rev();
 
     assert_eq!(
-        exchange(&mut host, (0, 0), pages(gfns(), gfns())),
+        exchange(&mut host, (0, 0), Lists::new(gfns(), gfns())),
         (1536, Ok(()))
     );
     assert!(host.preempts >= 2, "asked {} times", host.preempts);
@@ -189,7 +181,7 @@ fn xsa_158_no_larger_block_than_the_caller_may_have() {
     let outs = 2048..2048 + 512;
 
     assert_eq!(
-        exchange(&mut host, (0, 0), pages(0..512, outs)),
+        exchange(&mut host, (0, 0), Lists::new(0..512, outs)),
         (512, Ok(()))
     );
     host.finish();
@@ -201,7 +193,7 @@ fn xsa_159_a_domain_that_dies_gets_nothing() {
         for config in machines() {
             let mut host = guest(config, &[Build::Whole, Build::Pages]);
             host.inject = Some((Fallible::Assign, nth));
-            let lists = pages([3, 5, 7, 9], [3, 5, 1024, 1030]);
+            let lists = Lists::new([3, 5, 7, 9], [3, 5, 1024, 1030]);
             assert_eq!(exchange(&mut host, (0, 0), lists), (0, Err(Errno::Inval)));
             host.finish();
         }
@@ -214,7 +206,7 @@ fn xsa_214_a_page_in_use_by_its_type_stays() {
         let mut host = guest(config, &[Build::Whole]);
         let mfn = host.mfn(Gfn(5)).unwrap();
         host.heap.at_mut(mfn).types = 1;
-        let lists = pages([3, 5, 7, 9], [3, 5, 7, 9]);
+        let lists = Lists::new([3, 5, 7, 9], [3, 5, 7, 9]);
         let (done, result) = exchange(&mut host, (0, 0), lists);
         assert_eq!((done, result), (1, Err(Errno::Busy)));
         assert_eq!(host.mfn(Gfn(5)), Some(mfn));
@@ -228,8 +220,8 @@ fn xsa_217_no_tlb_leads_to_what_is_let_go() {
     for config in machines() {
         let mut host = guest(config, &[Build::Whole, Build::Pages]);
         for lists in [
-            pages([0, 7, 14, 21], [0, 7, 14, 21]),
-            pages([512, 519], [1024, 1030]),
+            Lists::new([0, 7, 14, 21], [0, 7, 14, 21]),
+            Lists::new([512, 519], [1024, 1030]),
         ] {
             let nr = lists.ins.len() as u64;
             assert_eq!(exchange(&mut host, (0, 0), lists), (nr, Ok(())));
@@ -243,13 +235,13 @@ fn xsa_222_a_leaf_that_cannot_be_broken() {
     for config in machines() {
         let mut host = guest(config, &[Build::Whole, Build::Whole, Build::Pages]);
         // Leaves a hole that has a table.
-        let moved = exchange(&mut host, (0, 0), pages([1024], [2048]));
+        let moved = exchange(&mut host, (0, 0), Lists::new([1024], [2048]));
         assert_eq!(moved, (1, Ok(())));
         host.tables.set_pool_left(0);
         // A leaf for its own pages, the other way round, but for one.
-        let own = pages([0], (1..512).rev().chain([1024]));
+        let own = Lists::new([0], (1..512).rev().chain([1024]));
         refused(&mut host, (9, 0), own, Errno::Nomem);
-        refused(&mut host, (0, 0), pages([5], [5]), Errno::Nomem);
+        refused(&mut host, (0, 0), Lists::new([5], [5]), Errno::Nomem);
         host.finish();
     }
 }
@@ -262,7 +254,10 @@ fn xsa_241_a_mapper_that_did_not_flush() {
             host.act(Act::Map { gfn });
         }
         host.unpin_all();
-        assert_eq!(exchange(&mut host, (0, 0), pages(0..8, 0..8)), (8, Ok(())));
+        assert_eq!(
+            exchange(&mut host, (0, 0), Lists::new(0..8, 0..8)),
+            (8, Ok(()))
+        );
         // All of the heap changes hands.
         while host.heap.free_pages() > 0 {
             host.other_alloc();
@@ -287,7 +282,7 @@ fn xsa_247_no_table_for_an_output() {
     for config in machines() {
         let mut host = guest(config, &[Build::Pages, Build::Pages]);
         host.tables.set_pool_left(0);
-        refused(&mut host, (0, 0), pages([3], [2048]), Errno::Nomem);
+        refused(&mut host, (0, 0), Lists::new([3], [2048]), Errno::Nomem);
         host.finish();
     }
 }
@@ -445,7 +440,7 @@ fn xsa_379_one_output_for_a_gfn() {
         let mut host = guest(config, &[Build::Whole, Build::Pages]);
         assert!(host.balloon_out(Gfn(600)));
         // A chunk of two pages, and both want the same place.
-        let twice = pages([2], [600, 600]);
+        let twice = Lists::new([2], [600, 600]);
         refused(&mut host, (1, 0), twice, Errno::Exist);
         host.finish();
     }
@@ -455,10 +450,10 @@ fn xsa_379_one_output_for_a_gfn() {
 fn xsa_384_a_frame_is_given_once() {
     for config in machines() {
         let mut host = guest(config, &[Build::Whole, Build::Pages]);
-        let twice = pages([3, 3], [2048]);
+        let twice = Lists::new([3, 3], [2048]);
         refused(&mut host, (0, 1), twice, Errno::Inval);
         host.set_special(Gfn(5), true);
-        refused(&mut host, (0, 0), pages([5], [5]), Errno::Inval);
+        refused(&mut host, (0, 0), Lists::new([5], [5]), Errno::Inval);
         host.set_special(Gfn(5), false);
         host.finish();
     }
@@ -471,7 +466,7 @@ fn xsa_388_odd_orders_and_places() {
         for ((i, o), ins, outs) in [((9, 9), 700, 2000), ((3, 5), 65, 3001), ((5, 3), 129, 3333)] {
             let n = |own: u32| 1u64 << (std::cmp::max(i, o) - own);
             let list = |base: u64, own: u32| (0..n(own)).map(move |k| base + (k << own));
-            let lists = pages(list(ins, i), list(outs, o));
+            let lists = Lists::new(list(ins, i), list(outs, o));
             assert_eq!(exchange(&mut host, (i, o), lists), (n(i), Ok(())));
         }
         host.finish();
@@ -484,7 +479,7 @@ fn xsa_389_half_of_an_extent() {
         let mut host = guest(config, &[Build::Whole, Build::Empty]);
         assert!(host.populate(Gfn(512 + 20), Order::PAGE, false));
         // Twenty holes, and then a page that is in the way.
-        refused(&mut host, (5, 5), pages([0], [512]), Errno::Exist);
+        refused(&mut host, (5, 5), Lists::new([0], [512]), Errno::Exist);
         host.finish();
     }
 }
@@ -570,7 +565,7 @@ fn what_is_given_is_clean() {
         while host.other_pages() > 0 {
             host.other_free(0);
         }
-        let lists = pages([3, 5], [1024, 1030]);
+        let lists = Lists::new([3, 5], [1024, 1030]);
         assert_eq!(exchange(&mut host, (0, 0), lists), (2, Ok(())));
         for gfn in [1024, 1030] {
             assert_eq!(host.heap.at(host.mfn(Gfn(gfn)).unwrap()).content, 0);
@@ -586,7 +581,7 @@ fn progress_is_in_whole_chunks() {
     let ins = (0..1024u64).rev();
     let outs = (0..4).map(|i| 2048 + i * 256);
     assert_eq!(
-        exchange(&mut host, (0, 8), pages(ins, outs)),
+        exchange(&mut host, (0, 8), Lists::new(ins, outs)),
         (1024, Ok(()))
     );
     host.finish();

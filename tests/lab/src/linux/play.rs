@@ -303,12 +303,11 @@ pub fn play(
         module_name(&image)
     );
     let results = file("results.tar");
-    let board = machine.board.as_deref().unwrap_or("pc");
     let mut command = Command::new("qemu-system-x86_64");
     command
         .args(["-nodefaults", "-no-user-config", "-no-reboot"])
         .args(["-display", "none", "-serial", "stdio", "-accel", "tcg"])
-        .args(["-machine", &format!("{board},memory-backend=ram")])
+        .args(["-machine", "pc,memory-backend=ram"])
         .args(["-cpu", &machine.cpu])
         .args(["-smp", &machine.cpus.to_string()])
         .args(["-m", &format!("{}M", machine.memory_mib)])

@@ -24,8 +24,6 @@ pub struct Machine {
     pub dom0_mib: u64,
     pub cpu: String,
     pub arguments: Vec<String>,
-    #[serde(default)]
-    pub board: Option<String>,
     /// What Xen's command line needs on this machine.
     #[serde(default)]
     pub xen: String,
