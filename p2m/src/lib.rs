@@ -44,6 +44,7 @@ pub mod account;
 pub mod addr;
 pub mod audit;
 pub mod coalesce;
+pub mod due;
 pub mod exchange;
 pub mod frames;
 pub mod ledger;

@@ -59,6 +59,20 @@ void xrs_domain_set_events(struct domain *d, bool on)
     d->arch.coalesce_events = on;
 }
 
+/* Domain @domid, if it has state, or NULL; locked as below. */
+struct domain *xrs_domain_lock(unsigned int domid)
+{
+    struct domain *d = rcu_lock_domain_by_id(domid);
+
+    if ( d && !d->arch.coalesce )
+    {
+        rcu_unlock_domain(d);
+        d = NULL;
+    }
+
+    return d;
+}
+
 /*
  * The domain with the lowest domid from @domid on that has state, or NULL;
  * locked against destruction until xrs_domain_unlock().

@@ -34,6 +34,7 @@ bool xrs_domain_dying(const struct domain *d);
 void *xrs_domain_state(const struct domain *d);
 void xrs_domain_set_state(struct domain *d, void *state);
 void xrs_domain_set_events(struct domain *d, bool on);
+struct domain *xrs_domain_lock(unsigned int domid);
 struct domain *xrs_domain_lock_from(unsigned int domid);
 void xrs_domain_unlock(struct domain *d);
 void xrs_domain_crash(struct domain *d);

@@ -2,7 +2,7 @@
 //! A domain of Xen as the core's [`Machine`], and its p2m lock as a guard.
 
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use arch::device::DeviceFormat;
 use arch::{Entry, Format, LEVEL_BITS, Slot as PteSlot, Table};
@@ -14,7 +14,7 @@ use p2m::coalesce::Mode;
 use p2m::frames::{Detached, Flushed, Loss, Pair, Pending};
 use p2m::ledger::{Book, Leaf, Ledger, Slot};
 use p2m::machine::{Block, Errno, Facts, Holder, Kind, Locked, Lookup, Machine, Purpose, View};
-use p2m::pace::{Credit, Tunables};
+use p2m::pace::Tunables;
 use p2m::plan::Slots;
 use p2m::trace::{Event, Record, TRC_MEM_BASE};
 use zerocopy::IntoBytes;
@@ -22,6 +22,7 @@ use zerocopy::IntoBytes;
 use crate::ffi::{self, Domain, PageInfo};
 use crate::hypercall::{self, ENOMEM, MODE_DEFAULT, MODE_FULL, MODE_IN_PLACE, MODE_OFF};
 use crate::memory::{XBox, XSlice};
+use crate::worker;
 
 pub const P2M_RAM_RW: u8 = 0;
 pub const P2M_INVALID: u8 = 1;
@@ -58,10 +59,7 @@ pub struct State {
     pub account: Account,
     /// `MODE_*`.
     pub mode: AtomicU32,
-    /// The ledger may have something to do.
-    pub hint: AtomicBool,
-    /// The worker's: what is left of the domain's turn.
-    credit: AtomicI64,
+    domid: u16,
     /// Protected by the domain's p2m lock.
     book: UnsafeCell<XenBook>,
 }
@@ -70,13 +68,13 @@ pub struct State {
 static NOBODY: Account = Account::new();
 
 impl State {
-    pub fn new(root: XSlice<Slot<XBox<Leaf>>>) -> Self {
+    /// Of `d`.
+    pub fn new(d: &Domain, root: XSlice<Slot<XBox<Leaf>>>) -> Self {
         State {
             account: Account::new(),
             mode: AtomicU32::new(MODE_DEFAULT),
-            hint: AtomicBool::new(true),
-            credit: AtomicI64::new(0),
-            book: UnsafeCell::new(Book::new(root)),
+            domid: ffi::xrs_domain_id(d),
+            book: UnsafeCell::new(Book::new(root, ledger_time())),
         }
     }
 
@@ -93,21 +91,7 @@ impl State {
 
     /// There is something to do: have an idle CPU look at it soon.
     pub fn alert(&self) {
-        self.hint.store(true, Ordering::Relaxed);
-        if !ffi::xrs_sched_is_pending() {
-            ffi::xrs_sched_set_pending(true);
-            ffi::xrs_sched_wake(1);
-        }
-    }
-
-    /// What is left of its turn.
-    pub fn credit(&self) -> Credit {
-        Credit::from_raw(self.credit.load(Ordering::Relaxed))
-    }
-
-    /// Note what is left of its turn; the worker does.
-    pub fn set_credit(&self, credit: Credit) {
-        self.credit.store(credit.raw(), Ordering::Relaxed);
+        worker::alert(self.domid);
     }
 
     /// How far the coalescer may go.
@@ -710,6 +694,11 @@ impl Ledger for P2mGuard<'_> {
         if let Some(book) = self.book() {
             book.retry(region, now);
         }
+    }
+
+    fn defer(&mut self, region: Region, copies: u64, now: u64) -> bool {
+        self.book()
+            .is_some_and(|book| book.defer(region, copies, now))
     }
 
     fn next(&mut self, now: u64) -> p2m::ledger::Next {

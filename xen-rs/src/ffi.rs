@@ -53,8 +53,9 @@ unsafe extern "C" {
     /// `state` outlives the domain's last lookup.
     pub fn xrs_domain_set_state(d: &Domain, state: *mut c_void);
     pub safe fn xrs_domain_set_events(d: &Domain, on: bool);
+    pub safe fn xrs_domain_lock(domid: u32) -> *const Domain;
     pub safe fn xrs_domain_lock_from(domid: u32) -> *const Domain;
-    /// `d` came from `xrs_domain_lock_from` and is not used again.
+    /// `d` came from one of these and is not used again.
     pub fn xrs_domain_unlock(d: *const Domain);
     pub safe fn xrs_domain_crash(d: &Domain);
 

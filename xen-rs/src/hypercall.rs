@@ -236,7 +236,7 @@ pub fn listen(d: &Domain, state: &State) {
 
     ffi::xrs_domain_set_events(d, on);
     if let (true, Some(book)) = (on, locked.book()) {
-        book.forget();
+        book.forget(ledger_time());
         state.alert();
     }
 }

@@ -93,10 +93,20 @@ impl<T> Drop for XBox<T> {
 /// Many `T` from `xzalloc()`.
 ///
 /// # Invariants
-/// As for [`XBox`], for `len` values.
+/// As for [`XBox`], for `len` values; or there are none, and the pointer is nothing.
 pub struct XSlice<T> {
     first: NonNull<T>,
     len: usize,
+}
+
+impl<T> XSlice<T> {
+    /// None.
+    pub const fn empty() -> Self {
+        XSlice {
+            first: NonNull::dangling(),
+            len: 0,
+        }
+    }
 }
 
 impl<T: Default> XSlice<T> {
@@ -130,6 +140,9 @@ impl<T> DerefMut for XSlice<T> {
 
 impl<T> Drop for XSlice<T> {
     fn drop(&mut self) {
+        if self.len == 0 {
+            return;
+        }
         // SAFETY: the type's invariants; the values are dropped once, and then
         // the memory is given back.
         unsafe {

@@ -4,14 +4,14 @@
 //! share of the time of a CPU that a guest never leaves.
 
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use p2m::account::Counter;
 use p2m::addr::{Gfn, Order};
 use p2m::coalesce::{Mode, Scratch, heal};
-use p2m::ledger::{Ledger, Next, REACH_MAX, Slot};
+use p2m::ledger::{Ledger, Next, REACH_MAX, reach_for};
 use p2m::machine::Machine;
-use p2m::pace::Credit;
+use p2m::pace::{Alerts, Roster, Seat, Step, Turn};
 
 use crate::domain::{State, XenDomain, ledger_time, state, tunables};
 use crate::ffi::{self, Domain};
@@ -27,16 +27,35 @@ const REST_MAX: u64 = 20;
 /// Pages of one GiB, log2.
 const GIB_SHIFT: u32 = Order::GIB.log2();
 
-/// The worker's memory; whoever has the worker has it.
-struct Bench(UnsafeCell<Scratch>);
+/// What the worker works with.
+struct Bench {
+    scratch: Scratch,
+    /// Whose turn it is.
+    roster: Roster<XSlice<Seat>>,
+}
+
+/// The worker's; whoever has the worker has it.
+struct Shared(UnsafeCell<Bench>);
 
 // SAFETY: used only between winning and releasing `BUSY`.
-unsafe impl Sync for Bench {}
+unsafe impl Sync for Shared {}
 
-static BENCH: Bench = Bench(UnsafeCell::new(Scratch::new()));
+static BENCH: Shared = Shared(UnsafeCell::new(Bench {
+    scratch: Scratch::new(),
+    roster: Roster::new(XSlice::empty()),
+}));
 static BUSY: AtomicBool = AtomicBool::new(false);
-/// The domain whose turn it is.
-static LAST: AtomicU32 = AtomicU32::new(0);
+/// The domains for which something has happened.
+static ALERTS: Alerts = Alerts::new();
+
+/// There is something to do for the domain `domid`: have an idle CPU look at it soon.
+pub fn alert(domid: u16) {
+    ALERTS.raise(domid.into());
+    if !ffi::xrs_sched_is_pending() {
+        ffi::xrs_sched_set_pending(true);
+        ffi::xrs_sched_wake(1);
+    }
+}
 
 /// A domain that cannot be freed while this lives.
 struct RcuDomain(*const Domain);
@@ -44,8 +63,15 @@ struct RcuDomain(*const Domain);
 impl RcuDomain {
     /// The domain with the lowest number from `domid` on that has state.
     fn from(domid: u32) -> Option<Self> {
-        let d = ffi::xrs_domain_lock_from(domid);
+        Self::locked(ffi::xrs_domain_lock_from(domid))
+    }
 
+    /// The domain with this number, if it has state.
+    fn with(domid: u32) -> Option<Self> {
+        Self::locked(ffi::xrs_domain_lock(domid))
+    }
+
+    fn locked(d: *const Domain) -> Option<Self> {
         // Made only if it is one: dropping it unlocks.
         (!d.is_null()).then(|| RcuDomain(d))
     }
@@ -61,16 +87,6 @@ impl Drop for RcuDomain {
         // SAFETY: it was locked when it was made.
         unsafe { ffi::xrs_domain_unlock(self.0) }
     }
-}
-
-/// What a step came to.
-enum Step {
-    /// Something was done, and there may be more.
-    Worked,
-    /// Nothing to do before so many ms.
-    Wait(u64),
-    /// Nothing to do.
-    Idle,
 }
 
 /// Work until the budget is spent, the CPU is wanted or nothing is left.
@@ -119,17 +135,17 @@ pub fn disturbs() -> bool {
 }
 
 /// No region is begun after `until`, and no batch after `stop` (µs).
-fn rounds(scratch: &mut Scratch, until: u64, stop: u64) -> bool {
+fn rounds(bench: &mut Bench, until: u64, stop: u64) -> bool {
     loop {
         // An event from here on sets it again.
         ffi::xrs_sched_set_pending(false);
-        match round(scratch, stop) {
-            Step::Worked => ffi::xrs_sched_set_pending(true),
-            Step::Wait(ms) => {
+        match round(bench, stop) {
+            Turn::Serve(_) => ffi::xrs_sched_set_pending(true),
+            Turn::Wait(ms) => {
                 ffi::xrs_sched_wake(ms);
                 break false;
             }
-            Step::Idle => {
+            Turn::Idle => {
                 if disturbs() {
                     ffi::xrs_sched_sleep();
                     // An event may have come meanwhile.
@@ -146,101 +162,86 @@ fn rounds(scratch: &mut Scratch, until: u64, stop: u64) -> bool {
     }
 }
 
-/// One step for the domain whose turn it is; if that is over, or it has nothing to
-/// do, for the next that has.
-fn round(scratch: &mut Scratch, stop: u64) -> Step {
-    let last = LAST.load(Ordering::Relaxed);
-    let mut wait = u64::MAX;
-    let mut owing = false;
+/// One step for the domain whose turn it is.
+fn round(bench: &mut Bench, stop: u64) -> Turn {
+    let roster = &mut bench.roster;
+    let mut unseated = false;
 
-    // From it on to the highest, and from 0 to it, when its next turn comes.
-    for (from, to) in [(last, u32::MAX), (0, last)] {
-        let mut from = from;
-
-        while let Some(domain) = RcuDomain::from(from) {
-            let d = domain.get();
-            let domid = u32::from(ffi::xrs_domain_id(d));
-
-            if domid > to {
-                break;
-            }
-            from = domid.saturating_add(1);
-            let Some(state) = state(d) else { continue };
-            let next = to == last || domid != last;
-            let mut credit = state.credit();
-            if next {
-                credit = credit.turn();
-            }
-            if !credit.has() {
-                // Its turn is over; or an act of its has taken more than a turn, and
-                // it has to wait for another.
-                owing |= next && state.hint.load(Ordering::Relaxed);
-                state.set_credit(credit);
-                continue;
-            }
-            let before = state.account.count(Counter::PagesCopied);
-            match step(d, state, scratch, stop) {
-                Step::Worked => {
-                    let after = state.account.count(Counter::PagesCopied);
-                    state.set_credit(credit.spend(after.wrapping_sub(before)));
-                    LAST.store(domid, Ordering::Relaxed);
-                    return Step::Worked;
-                }
-                // Nothing is saved up by having nothing to do.
-                Step::Wait(ms) => wait = wait.min(ms),
-                Step::Idle => {}
-            }
-            state.set_credit(Credit::default());
+    ALERTS.drain(|domid| {
+        if !seat(roster, domid) {
+            ALERTS.raise(domid);
+            unseated = true;
         }
+    });
+    let turn = roster.next(ms());
+    match turn {
+        Turn::Serve(domid) => {
+            let step = serve(domid, &mut bench.scratch, stop);
+            bench.roster.done(domid, step, ms());
+        }
+        _ if unseated => return Turn::Wait(NO_MEMORY_WAIT),
+        _ => {}
     }
-    if owing {
-        // Another round of turns pays for it.
-        Step::Worked
-    } else if wait == u64::MAX {
-        Step::Idle
-    } else {
-        Step::Wait(wait)
-    }
+    turn
 }
 
-fn step(d: &Domain, state: &State, scratch: &mut Scratch, stop: u64) -> Step {
-    let mode = state.mode();
+fn ms() -> u64 {
+    ffi::xrs_sched_us() / 1000
+}
 
-    if !state.hint.load(Ordering::Relaxed) || mode == Mode::Off {
+/// It may have something to do. `false`: there is no memory for a seat.
+fn seat(roster: &mut Roster<XSlice<Seat>>, domid: u32) -> bool {
+    if domid >= roster.reach() {
+        // A few at a time.
+        let Some(more) = XSlice::new((domid as usize | 63).wrapping_add(1)) else {
+            return false;
+        };
+        drop(roster.grow(more));
+    }
+    roster.alert(domid)
+}
+
+fn serve(domid: u32, scratch: &mut Scratch, stop: u64) -> Step {
+    let domain = RcuDomain::with(domid);
+    let d = domain.as_ref().map(RcuDomain::get);
+    let Some((d, state)) = d.and_then(|d| Some((d, state(d)?))) else {
+        return Step::Idle;
+    };
+    let mode = state.mode();
+    if mode == Mode::Off {
         return Step::Idle;
     }
     let now = ledger_time();
+    let before = state.account.count(Counter::PagesCopied);
     let mut machine = XenDomain::in_background(d, stop);
     let next = {
         let mut locked = machine.lock();
-        let next = if ffi::xrs_domain_dying(d) {
+        if ffi::xrs_domain_dying(d) {
             Next::Idle
         } else {
             locked.next(now)
-        };
-        if next == Next::Idle {
-            // Under the lock, so no event is missed.
-            state.hint.store(false, Ordering::Relaxed);
         }
-        next
     };
 
     match next {
-        Next::Look(region) => {
+        Next::Look(region) | Next::Act(region) => {
             heal(&mut machine, scratch, region, tunables().limits(mode), now);
-            Step::Worked
         }
-        Next::Survey(gib) => survey(&mut machine, gib, now),
-        Next::Grow(gib) => grow(&mut machine, gib),
-        Next::Wait(time) => Step::Wait(tunables().until(time)),
-        Next::Idle => Step::Idle,
+        Next::Survey(gib) if !survey(&mut machine, gib, now) => return Step::Wait(NO_MEMORY_WAIT),
+        Next::Grow(gib) if !grow(&mut machine, gib, now) => return Step::Wait(NO_MEMORY_WAIT),
+        Next::Survey(_) | Next::Grow(_) | Next::Again => {}
+        Next::Wait(time) => return Step::Wait(tunables().until(time)),
+        Next::Idle => return Step::Idle,
     }
+    let after = state.account.count(Counter::PagesCopied);
+    Step::Worked(after.wrapping_sub(before))
 }
 
-/// See a GiB for the first time: which of its regions are broken?
-fn survey(machine: &mut XenDomain<'_>, gib: u64, now: u64) -> Step {
+/// See a GiB for the first time: which of its regions are broken? `false`: there is no
+/// memory for a leaf.
+fn survey(machine: &mut XenDomain<'_>, gib: u64, now: u64) -> bool {
     let Some(leaf) = XBox::zeroed() else {
-        return Step::Wait(NO_MEMORY_WAIT);
+        return false;
     };
     let spare = {
         let mut locked = machine.lock();
@@ -276,23 +277,18 @@ fn survey(machine: &mut XenDomain<'_>, gib: u64, now: u64) -> Step {
     };
 
     drop(spare);
-    Step::Worked
+    true
 }
 
-/// Make the ledger's root long enough for `gib`.
-fn grow(machine: &mut XenDomain<'_>, gib: u64) -> Step {
-    let Some(root) = root(gib) else {
-        return Step::Wait(NO_MEMORY_WAIT);
+/// Make the ledger's root long enough for `gib`. `false`: there is no memory.
+fn grow(machine: &mut XenDomain<'_>, gib: u64, now: u64) -> bool {
+    let Some(root) = XSlice::new(reach_for(gib) as usize) else {
+        return false;
     };
-    let old = machine.lock().book().map(|book| book.grow(root));
+    let old = machine.lock().book().map(|book| book.grow(root, now));
 
     drop(old);
-    Step::Worked
-}
-
-/// A root that reaches `gib`, as far as roots go.
-fn root(gib: u64) -> Option<XSlice<Slot<XBox<p2m::ledger::Leaf>>>> {
-    XSlice::new(gib.saturating_add(1).min(REACH_MAX) as usize)
+    true
 }
 
 /// The mode of all domains that have none of their own has changed.
@@ -314,9 +310,10 @@ pub fn mode_changed() {
 /// `d` is complete: begin to remember it.
 pub fn domain_start(d: &Domain) {
     let last = Gfn(ffi::xrs_p2m_max_gfn(d));
-    let gib = last.0.wrapping_shr(GIB_SHIFT);
+    let reach = last.0.wrapping_shr(GIB_SHIFT).saturating_add(1);
+    let root = XSlice::new(reach.min(REACH_MAX) as usize);
 
-    if let Some(state) = root(gib).and_then(|root| XBox::new(State::new(root))) {
+    if let Some(state) = root.and_then(|root| XBox::new(State::new(d, root))) {
         let raw = state.into_raw();
         // SAFETY: it lives until `domain_destroy`, which comes after the last
         // lookup.

@@ -107,7 +107,7 @@ type Ledgers = Book<Box<[Slot<Box<Leaf>>]>>;
 
 /// The ledger of a domain of so many GiB, each with a leaf and nothing to do.
 fn book(gib: u64) -> Ledgers {
-    let mut book = Ledgers::new((0..gib).map(|_| Slot::Quiet).collect());
+    let mut book = Ledgers::new((0..gib).map(|_| Slot::default()).collect(), 0);
     for gib in 0..gib {
         assert!(book.survey(gib, Box::default()).is_none());
     }

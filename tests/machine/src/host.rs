@@ -359,7 +359,7 @@ pub struct Snapshot {
 
 impl Host {
     pub fn new(config: Config) -> Self {
-        let root: Root = (0..1).map(|_| ledger::Slot::Quiet).collect();
+        let root: Root = (0..1).map(|_| ledger::Slot::default()).collect();
 
         Host {
             config,
@@ -376,7 +376,7 @@ impl Host {
             now: 0,
             wait: 1,
             account: Anew::default(),
-            book: Book::new(root),
+            book: Book::new(root, 0),
             dirty_ranges: BTreeSet::new(),
             odd_ranges: BTreeSet::new(),
             odd_blocks: BTreeSet::new(),
@@ -1296,15 +1296,16 @@ impl Host {
             let now = self.now;
             let next = self.lock().ledger().next(now);
             match next {
-                Next::Look(region) => {
+                Next::Look(region) | Next::Act(region) => {
                     return Some((region, self.heal_now(region)));
                 }
                 Next::Survey(gib) => self.survey(gib),
                 Next::Grow(gib) => {
                     // Nothing that is checked lies higher up.
-                    let root: Root = (0..=gib.min(1)).map(|_| ledger::Slot::Quiet).collect();
-                    self.book.grow(root);
+                    let root: Root = (0..=gib.min(1)).map(|_| ledger::Slot::default()).collect();
+                    self.book.grow(root, now);
                 }
+                Next::Again => {}
                 Next::Wait(ms) => {
                     self.wait = ms;
                     return None;
@@ -1351,7 +1352,7 @@ impl Host {
     pub fn set_mode(&mut self, mode: Mode) {
         self.mode = mode;
         if mode != Mode::Off {
-            self.book.forget();
+            self.book.forget(self.now);
         }
     }
 

@@ -11,17 +11,18 @@
 //! from those as in `p2m::coalesce`. Free memory is not modelled frame by frame:
 //! a page that comes back gets its old place with a chance that is a parameter.
 //!
-//! Work is counted, not timed: leaves of the ledger that are visited, regions that
-//! are looked at, pages that are scanned. So the figures are the same on every
-//! machine.
+//! Work is counted, not timed: wakes of the worker, domains that are asked, leaves of
+//! the ledger that are visited, regions that are looked at, pages that are scanned.
+//! So the figures are the same on every machine.
 
 use p2m::addr::{REGION_PAGES, Region};
-use p2m::ledger::{Book, Leaf, Ledger, Next, Slot};
+use p2m::ledger::{Book, Leaf, Ledger, Next, Slot, reach_for};
+use p2m::pace::{Roster, Seat, Step, Turn};
 use rand_core::{RngCore, SeedableRng};
 use rand_pcg::Pcg64;
 use std::cell::Cell;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 use std::mem::size_of;
 use std::ops::{Deref, DerefMut};
 
@@ -109,6 +110,24 @@ pub fn trace(host: &Host) -> Vec<Event> {
     events
 }
 
+/// What happened on `small`, on a `large` host: the same pages of as many regions, which
+/// lie evenly over all of it.
+pub fn spread(events: &[Event], small: &Host, large: &Host) -> Vec<Event> {
+    let apart = large.domains * large.regions() / (small.domains * small.regions());
+
+    events
+        .iter()
+        .map(|event| {
+            let region = (event.domain * small.regions() + event.region) * apart;
+            Event {
+                domain: region / large.regions(),
+                region: region % large.regions(),
+                ..*event
+            }
+        })
+        .collect()
+}
+
 /// What becomes of broken regions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
@@ -154,6 +173,8 @@ pub struct Figures {
     pub leaves: u64,
     /// Times that the worker woke up.
     pub wakes: u64,
+    /// Times that it asked a domain's ledger what is next.
+    pub asks: u64,
     pub promoted: u64,
     pub completed: u64,
     pub migrated: u64,
@@ -167,10 +188,12 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// What finding and judging costs: wakes, leaves of the ledger visited,
-    /// regions looked at, per event. (Copies are what the events are worth.)
+    /// What finding and judging costs: wakes, domains asked, leaves of the ledger
+    /// visited, regions looked at, per event. (Copies are what the events are worth.)
     pub fn work_per_event(&self) -> f64 {
-        (self.looks + self.leaves + self.wakes) as f64 / self.events.max(1) as f64
+        let work = self.looks + self.leaves + self.wakes + self.asks;
+
+        work as f64 / self.events.max(1) as f64
     }
 
     /// The mean of the regions that are not whole, in millionths.
@@ -217,16 +240,16 @@ struct Domain {
     /// Regions that are whole and undamaged are not in it.
     damage: BTreeMap<u64, Damage>,
     book: Book<Box<[Slot<Counted>]>>,
-    /// A hint that the ledger has something, as in the worker.
-    pending: bool,
     /// GiB in which something has happened.
     leaves: u64,
 }
 
 impl Domain {
     fn new(regions: u64) -> Self {
-        let root = (0..regions.div_ceil(GIB)).map(|_| Slot::Quiet).collect();
-        let mut book = Book::new(root);
+        let root = (0..regions.div_ceil(GIB))
+            .map(|_| Slot::default())
+            .collect();
+        let mut book = Book::new(root, 0);
 
         // It was born whole: each survey finds nothing.
         for gib in 0..book.reach() {
@@ -235,7 +258,6 @@ impl Domain {
         Domain {
             damage: BTreeMap::new(),
             book,
-            pending: false,
             leaves: 0,
         }
     }
@@ -255,22 +277,23 @@ impl Domain {
         }
     }
 
-    /// As the worker: one look, or nothing before some time.
-    fn step(&mut self, now: u64, figures: &mut Figures) -> Result<(), Option<u64>> {
-        loop {
-            match self.book.next(now) {
-                Next::Look(region) => {
-                    self.look(region, figures);
-                    return Ok(());
-                }
-                Next::Survey(gib) => self.survey(gib, now),
-                Next::Grow(gib) => {
-                    self.book.grow((0..=gib).map(|_| Slot::Quiet).collect());
-                }
-                Next::Wait(ms) => return Err(Some(ms)),
-                Next::Idle => return Err(None),
+    /// One step of the worker's.
+    fn step(&mut self, now: u64, figures: &mut Figures) -> Step {
+        let before = figures.copied;
+
+        figures.asks += 1;
+        match self.book.next(now) {
+            Next::Look(region) | Next::Act(region) => self.look(region, figures),
+            Next::Survey(gib) => self.survey(gib, now),
+            Next::Grow(gib) => {
+                let root = (0..reach_for(gib)).map(|_| Slot::default()).collect();
+                self.book.grow(root, now);
             }
+            Next::Again => {}
+            Next::Wait(ms) => return Step::Wait(ms),
+            Next::Idle => return Step::Idle,
         }
+        Step::Worked(figures.copied - before)
     }
 
     fn look(&mut self, region: Region, figures: &mut Figures) {
@@ -327,8 +350,9 @@ pub fn run(host: &Host, trace: &[Event], policy: Policy) -> Figures {
     let mut figures = Figures::default();
     let end = host.hours * 3_600_000 + 700_000;
     let (mut sample, every) = (0, (end / 200).max(1));
-    // Domains by when they want to be woken: the worker's timer.
-    let mut timer: BinaryHeap<Reverse<(u64, u64)>> = BinaryHeap::new();
+    // The worker, and its timer.
+    let mut roster = Roster::new(vec![Seat::default(); host.domains as usize]);
+    let mut timer = u64::MAX;
     // When the next sweep begins, and with which domain and region.
     let mut sweep = (0u64, 0u64, 0u64);
     let mut next = trace.iter().peekable();
@@ -338,12 +362,11 @@ pub fn run(host: &Host, trace: &[Event], policy: Policy) -> Figures {
     VISITS.set(0);
     loop {
         let event = next.peek().map_or(u64::MAX, |e| e.at);
-        let wake = timer.peek().map_or(u64::MAX, |t| t.0.0);
         let scan = match policy {
             Policy::Sweep(_) => sweep.0,
             _ => u64::MAX,
         };
-        let now = event.min(wake).min(scan).min(sample);
+        let now = event.min(timer).min(scan).min(sample);
         if now > end {
             break;
         }
@@ -354,36 +377,31 @@ pub fn run(host: &Host, trace: &[Event], policy: Policy) -> Figures {
             sample += every;
         } else if now == event {
             let Some(event) = next.next() else { continue };
-            let number = event.domain;
-            let domain = &mut domains[number as usize];
+            let domain = &mut domains[event.domain as usize];
             let before = domain.damage.len() as u64;
             apply(domain, event);
             broken = broken + domain.damage.len() as u64 - before;
             figures.events += 1;
             if policy == Policy::Ledger && !event.out {
                 domain.book.touch(Region(event.region), now);
-                if !domain.pending {
-                    domain.pending = true;
-                    timer.push(Reverse((now, number)));
-                }
+                roster.alert(event.domain as u32);
+                timer = now;
             }
-        } else if now == wake {
-            let Some(Reverse((_, number))) = timer.pop() else {
-                continue;
-            };
-            let domain = &mut domains[number as usize];
-            let before = domain.damage.len() as u64;
+        } else if now == timer {
             figures.wakes += 1;
-            let wait = loop {
-                if let Err(wait) = domain.step(now, &mut figures) {
-                    break wait;
+            timer = loop {
+                match roster.next(now) {
+                    Turn::Serve(number) => {
+                        let domain = &mut domains[number as usize];
+                        let before = domain.damage.len() as u64;
+                        let step = domain.step(now, &mut figures);
+                        broken = broken + domain.damage.len() as u64 - before;
+                        roster.done(number, step, now);
+                    }
+                    Turn::Wait(ms) => break now + ms,
+                    Turn::Idle => break u64::MAX,
                 }
             };
-            match wait {
-                Some(ms) => timer.push(Reverse((now + ms, number))),
-                None => domain.pending = false,
-            }
-            broken = broken + domain.damage.len() as u64 - before;
         } else if let Policy::Sweep(settings) = policy {
             figures.wakes += 1;
             let mut left = settings.pages;

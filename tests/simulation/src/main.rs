@@ -7,7 +7,7 @@ use clap::Parser;
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use plotters::prelude::*;
-use simulation::{Figures, Host, Policy, Sweep, run, trace};
+use simulation::{Figures, Host, Policy, Sweep, run, spread, trace};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -64,12 +64,13 @@ fn main() -> Result<()> {
     let sizes: Vec<(u64, Figures)> = [1, 12, 128, 1024, 12 * 1024]
         .into_iter()
         .map(|gib| {
-            let host = Host {
+            let of = |gib| Host {
                 gib,
                 domains: Host::of(gib).domains,
                 ..host
             };
-            (gib, run(&host, &trace(&host), Policy::Ledger))
+            let events = spread(&trace(&of(1)), &of(1), &of(gib));
+            (gib, run(&of(gib), &events, Policy::Ledger))
         })
         .collect();
     println!("{}", scaled(&sizes));
@@ -183,7 +184,7 @@ fn plot_work(path: &Path, sizes: &[(u64, Figures)]) -> Result<()> {
     chart
         .configure_mesh()
         .x_desc("GiB of guests on the host, log2")
-        .y_desc("wakes, leaves and looks")
+        .y_desc("wakes, domains asked, leaves and looks")
         .draw()?;
     chart.draw_series(LineSeries::new(points.clone(), BLUE.stroke_width(2)))?;
     chart.draw_series(points.iter().map(|&p| Circle::new(p, 4, BLUE.filled())))?;

@@ -2,7 +2,7 @@
 //! Cost grows as events do, not as memory does; and more is whole than with a
 //! sweep or with nothing.
 
-use simulation::{Figures, Host, Policy, Sweep, run, trace};
+use simulation::{Figures, Host, Policy, Sweep, run, spread, trace};
 
 fn figures(gib: u64, policy: Policy) -> Figures {
     let host = Host {
@@ -12,20 +12,42 @@ fn figures(gib: u64, policy: Policy) -> Figures {
     run(&host, &trace(&host), policy)
 }
 
+/// The same events, in 512 regions that lie next to each other or as far from each other
+/// as there is room.
 #[test]
 fn work_per_event_is_flat() {
-    let per_event: Vec<(u64, f64)> = [1, 12, 120, 1200, 12 * 1024]
+    let small = Host {
+        hours: 1,
+        ..Host::of(1)
+    };
+    let events = trace(&small);
+    let all: Vec<(u64, Figures)> = [1, 12, 120, 1200, 12 * 1024]
         .into_iter()
-        .map(|gib| (gib, figures(gib, Policy::Ledger).work_per_event()))
+        .map(|gib| {
+            let large = Host {
+                hours: 1,
+                ..Host::of(gib)
+            };
+            let events = spread(&events, &small, &large);
+            (gib, run(&large, &events, Policy::Ledger))
+        })
         .collect();
-    let (small, large) = (per_event[0].1, per_event[4].1);
 
-    println!("work per event, by GiB: {per_event:?}");
-    // The same events on 12,288 times the memory. On one GiB several of them
-    // meet in a region and are worth one look; where they no longer do it
-    // does not grow any more.
-    assert!(large < 2.5 * small, "{per_event:?}");
-    assert!(large < 1.15 * per_event[3].1, "{per_event:?}");
+    for (gib, f) in &all {
+        println!(
+            "{gib:>6} GiB: {:.3} per event: {} wakes, {} domains asked, {} leaves visited, {} looks, for {} events",
+            f.work_per_event(),
+            f.wakes,
+            f.asks,
+            f.leaves,
+            f.looks,
+            f.events
+        );
+    }
+    let work = || all.iter().map(|(_, f)| f.work_per_event());
+    let ratio = work().fold(0.0, f64::max) / work().fold(f64::MAX, f64::min);
+    println!("most to least: {ratio:.3}");
+    assert!(ratio <= 1.1, "{ratio}");
 }
 
 #[test]
