@@ -49,9 +49,8 @@ xen: release debug ## Xen with the series, release and debug: out/{release,debug
 	@for f in xen.gz xen-syms; do cmp -s '$(OUT)'/release/$$f '$(OUT)'/$$f || cp '$(OUT)'/release/$$f '$(OUT)'/; done
 
 .PHONY: stock
-stock: tree ## The same Xen without the series: out/stock-{release,debug}/
+stock: tree ## The same Xen without the series: out/stock-release/
 	@sh scripts/xen.sh '$(OUT)' stock-release
-	@sh scripts/xen.sh '$(OUT)' stock-debug
 
 .PHONY: guests
 guests: ## The test guests: out/xtf/

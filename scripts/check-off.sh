@@ -15,12 +15,12 @@ python3 "$scripts/same-lines.py" "$build/plain" "$build/off-tree.new"
 python3 "$scripts/mirror.py" "$build/off-tree.new" "$build/off-tree"
 rm -rf "$build/off-tree.new"
 
-sh "$scripts/xen.sh" "$out" off-stock
+sh "$scripts/xen.sh" "$out" stock-release
 sh "$scripts/xen.sh" "$out" off
 
-if ! cmp "$out/off-stock/xen.gz" "$out/off/xen.gz"; then
+if ! cmp "$out/stock-release/xen.gz" "$out/off/xen.gz"; then
     echo "check-off: with CONFIG_COALESCE=n Xen is not what it is without the series;" \
-        "compare $out/off/xen-syms and $out/off-stock/xen-syms" >&2
+        "compare $out/off/xen-syms and $out/stock-release/xen-syms" >&2
     exit 1
 fi
 echo "  OFF     the same xen.gz with CONFIG_COALESCE=n as without the series"

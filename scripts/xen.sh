@@ -1,10 +1,10 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# xen.sh OUT FLAVOUR [TARGET...]: builds OUT/build/tree or, for the stock
-# flavours, OUT/build/plain in OUT/build/FLAVOUR and puts what came of it into
-# OUT/FLAVOUR. Flavours: release debug stock-release stock-debug, and for the
-# comparison with the feature off: off, off-stock. With TARGETs: only those.
+# xen.sh OUT FLAVOUR [TARGET...]: builds OUT/build/tree or, for stock-release,
+# OUT/build/plain in OUT/build/FLAVOUR and puts what came of it into OUT/FLAVOUR.
+# Flavours: release debug stock-release, and for the comparison with the feature
+# off: off. With TARGETs: only those.
 set -eu
 
 out=$(cd "$1" && pwd)
@@ -26,12 +26,10 @@ release) ;;
 # DEBUG brings the assertions, the audit of the p2m and the checks of lock order;
 # performance counters are there to be tested.
 debug) config="$config CONFIG_DEBUG=y CONFIG_PERF_COUNTERS=y" ;;
-stock-release) src=$out/build/plain config= ;;
-stock-debug) src=$out/build/plain config=CONFIG_DEBUG=y ;;
 # The configuration file is part of the image, and names options that the other
 # does not know; debug information is not, but a hash of it is.
+stock-release) src=$out/build/plain config="CONFIG_HYPFS_CONFIG=n CONFIG_DEBUG_INFO=n" ;;
 off) src=$out/build/off-tree config="CONFIG_COALESCE=n CONFIG_HYPFS_CONFIG=n CONFIG_DEBUG_INFO=n" ;;
-off-stock) src=$out/build/plain config="CONFIG_HYPFS_CONFIG=n CONFIG_DEBUG_INFO=n" ;;
 *) fail "no flavour $flavour" ;;
 esac
 

@@ -6,10 +6,10 @@
 //! the p2m is as long as it held it. The messages are those fields of Perfetto's own
 //! (protos/perfetto/trace/) that are written here, with Perfetto's numbers.
 
-use std::collections::HashMap;
 use std::io::{self, Write};
 
 use prost::Message;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::analysis::{Analysis, reason};
 use crate::scan::Scan;
@@ -147,11 +147,11 @@ pub struct Exporter<W> {
     out: W,
     clock: Clock,
     start: Option<u64>,
-    tracks: std::collections::HashSet<Track>,
+    tracks: FxHashSet<Track>,
     /// Pages copied so far, of each domain.
-    copied: HashMap<u16, i64>,
+    copied: FxHashMap<u16, i64>,
     /// Where the last slice of a track ended, in ticks: slices of a track must not overlap.
-    ends: HashMap<Track, u64>,
+    ends: FxHashMap<Track, u64>,
     analysis: Analysis,
     packets: u64,
 }
@@ -163,8 +163,8 @@ impl<W: Write> Exporter<W> {
             clock,
             start: None,
             tracks: Default::default(),
-            copied: HashMap::new(),
-            ends: HashMap::new(),
+            copied: FxHashMap::default(),
+            ends: FxHashMap::default(),
             analysis: Analysis::new(false),
             packets: 0,
         }

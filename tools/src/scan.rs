@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
+use rustc_hash::FxHashMap;
 use serde::Serialize;
 
 use crate::trace::events;
@@ -63,28 +64,18 @@ impl Scan {
 /// How often which event was seen.
 #[derive(Default)]
 struct Counts {
-    known: BTreeMap<u32, u64>,
+    known: FxHashMap<u32, u64>,
     other: u64,
-    /// Events come in runs.
-    last: (u32, u64),
 }
 
 impl Counts {
     fn add(&mut self, event: u32) {
-        if self.last.0 != event {
-            self.settle();
-            self.last = (event, 0);
-        }
-        self.last.1 += 1;
-    }
-
-    fn settle(&mut self) {
-        let (event, n) = std::mem::take(&mut self.last);
-        if n == 0 {
-        } else if self.known.len() < EVENTS || self.known.contains_key(&event) {
-            *self.known.entry(event).or_insert(0) += n;
+        if let Some(n) = self.known.get_mut(&event) {
+            *n += 1;
+        } else if self.known.len() < EVENTS {
+            self.known.insert(event, 1);
         } else {
-            self.other += n;
+            self.other += 1;
         }
     }
 }
@@ -126,7 +117,6 @@ pub fn scan<R: Read>(source: R, all: bool, mut sink: impl FnMut(&Timed)) -> Scan
     }
     order.finish(&mut sink);
 
-    counts.settle();
     scan.bytes = reader.offset();
     scan.windows = reader.windows();
     scan.lost = reader.lost();

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Operations of the core, one for each run: `core-cost NAME`; without a name, their names.
+//! Operations of the core and of the program that reads traces, one for each run: `core-cost NAME`;
+//! without a name, their names.
 //!
 //! What is to be counted happens within [`measured`], so that
 //! `valgrind --tool=callgrind --toggle-collect='*measured*'` counts it and nothing else (the lab's
@@ -17,6 +18,9 @@ use p2m::machine::View;
 use p2m::placement::wanted;
 use p2m::plan::Scratch;
 use p2m::region::{State, judge, shape, unchanged};
+use xen_coalesce::analysis::Analysis;
+use xen_coalesce::scan::scan;
+use xen_coalesce::trace::busy::Round;
 
 /// What is counted.
 #[inline(never)]
@@ -146,6 +150,20 @@ fn settle() {
     assert_eq!(account.refused(Reason::Hole), 1);
 }
 
+/// To read so many MiB of a trace, and gather what it says.
+fn read_trace(mib: usize) {
+    let mut trace = vec![];
+    let mut round = Round::default();
+    while trace.len() < mib << 20 {
+        trace.extend_from_slice(&round.bytes);
+        round.advance();
+    }
+    trace.truncate(mib << 20);
+    let mut analysis = Analysis::new(true);
+    let read = measured(|| scan(&trace[..], false, |timed| analysis.take(timed)));
+    assert_eq!(read.bytes, trace.len() as u64);
+}
+
 /// One of them, to be counted.
 type Operation = (&'static str, fn());
 
@@ -178,6 +196,8 @@ const OPERATIONS: &[Operation] = &[
     ("ledger_next_1_tib", || next(1 << 10)),
     ("ledger_idle_16_tib", idle),
     ("account_settle", settle),
+    ("read_trace_4_mib", || read_trace(4)),
+    ("read_trace_12_mib", || read_trace(12)),
     // What it takes to be counted, which is in all of the others.
     ("nothing", || measured(|| {})),
 ];

@@ -303,12 +303,11 @@ fn measure(place: &Place, jobs: Option<usize>, bench: bool) -> Result<bool> {
     cases.retain(|case| case.scenario.figures);
     let bar = io::stderr().is_terminal();
     let results = suite::run(place, &cases, jobs_or_all(jobs), bar, None);
-    let mut figures = suite::figures(place, &cases, &results)?;
+    let figures = suite::figures(place, &cases, &results)?;
     let mut good = results.iter().all(|done| done.passed);
 
     println!();
     if bench {
-        figures.add_core(place)?;
         let rows = bench::rows(&figures)?;
         print!("{}\n{}", bench::machines(&rows), bench::table(&rows));
         let path = place.out().join("bench.json");

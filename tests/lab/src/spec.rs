@@ -7,7 +7,7 @@
 use anyhow::{Context, Result, ensure};
 use comfy_table::{Cell, CellAlignment, Color, Table, presets};
 
-use crate::figures::{BUILD, Figures};
+use crate::figures::{BUILD, CORE, Figures};
 use crate::tables::Tables;
 
 const SPEC: &str = include_str!("../../../SPEC.md");
@@ -81,7 +81,7 @@ fn parse(text: &str, tables: &Tables) -> Result<Vec<Promise>> {
         };
         for machine in machines.split(',').map(str::trim) {
             ensure!(
-                machine == BUILD || tables.machine(machine).is_ok(),
+                [BUILD, CORE].contains(&machine) || tables.machine(machine).is_ok(),
                 "SPEC.md: there is no machine {machine}: {line}"
             );
             promises.push(Promise {

@@ -49,11 +49,14 @@ pub fn cases<'a>(tables: &'a Tables, filter: Option<&Regex>) -> Result<Vec<Case<
     for scenario in &tables.scenarios {
         for flavour in &scenario.flavours {
             for machine in &scenario.machines {
-                cases.push(Case {
-                    scenario,
-                    machine: tables.machine(machine)?,
-                    flavour,
-                });
+                let machine = tables.machine(machine)?;
+                if machine.runs(flavour) {
+                    cases.push(Case {
+                        scenario,
+                        machine,
+                        flavour,
+                    });
+                }
             }
         }
     }
@@ -285,7 +288,7 @@ fn run_once(place: &Place, case: &Case<'_>) -> Done {
     }
 }
 
-/// The figures of those cases that are about them.
+/// The figures of those cases that are about them, and of what needs no machine.
 pub fn figures(place: &Place, cases: &[Case<'_>], results: &[Done]) -> Result<Figures> {
     let mut figures = Figures::default();
     for (case, done) in cases.iter().zip(results) {
@@ -294,6 +297,7 @@ pub fn figures(place: &Place, cases: &[Case<'_>], results: &[Done]) -> Result<Fi
         }
     }
     figures.add_build(place)?;
+    figures.add_core(place)?;
     Ok(figures)
 }
 
@@ -449,7 +453,7 @@ mod tests {
         guest = "one"
         machines = ["a"]
         elsewhere = "b is no better"
-        flavours = ["stock-debug"]
+        flavours = ["stock-release"]
         shows = ""
     "#;
 
@@ -538,7 +542,7 @@ mod tests {
         assert!(
             results[4]
                 .complaint
-                .contains("stock-debug/xen.gz is not there")
+                .contains("stock-release/xen.gz is not there")
         );
     }
 }

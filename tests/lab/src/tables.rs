@@ -13,7 +13,7 @@ const MACHINES: &str = include_str!("../machines.toml");
 const SCENARIOS: &str = include_str!("../scenarios.toml");
 
 /// The builds of Xen: ours and the unpatched ones.
-pub const FLAVOURS: &[&str] = &["release", "debug", "stock-release", "stock-debug"];
+pub const FLAVOURS: &[&str] = &["release", "debug", "stock-release"];
 
 /// What every Xen gets on its command line. Later words win over earlier ones, so a machine, a
 /// scenario and `--append` can each say otherwise, in this order.
@@ -49,6 +49,9 @@ pub struct Machine {
     pub ram: RamFrom,
     #[serde(default)]
     pub xen: String,
+    /// The only builds that tests run under here; all of theirs if empty.
+    #[serde(default)]
+    pub flavours: Vec<String>,
     pub proves: String,
 }
 
@@ -76,6 +79,12 @@ pub struct Scenario {
     pub figures: bool,
     /// What it shows.
     pub shows: String,
+}
+
+impl Machine {
+    pub fn runs(&self, flavour: &str) -> bool {
+        self.flavours.is_empty() || self.flavours.iter().any(|one| one == flavour)
+    }
 }
 
 impl Scenario {
@@ -139,6 +148,9 @@ impl Tables {
             );
             crate::emulator::by_name(&machine.emulator)
                 .with_context(|| format!("machine {}", machine.name))?;
+            for flavour in &machine.flavours {
+                check_flavour(flavour).with_context(|| format!("machine {}", machine.name))?;
+            }
         }
 
         let mut names = BTreeSet::new();
@@ -150,8 +162,17 @@ impl Tables {
                 "the scenario {name} runs nowhere"
             );
             for machine in &scenario.machines {
-                self.machine(machine)
+                let machine = self
+                    .machine(machine)
                     .with_context(|| format!("scenario {name}"))?;
+                ensure!(
+                    scenario
+                        .flavours
+                        .iter()
+                        .any(|flavour| machine.runs(flavour)),
+                    "the scenario {name} runs under no build on the machine {}",
+                    machine.name
+                );
             }
             let others = self
                 .machines
@@ -245,5 +266,23 @@ mod tests {
         assert!(Tables::parse(&twice, &good).is_err());
         let odd = MACHINES.replace("emulator = \"qemu\"", "emulator = \"abacus\"");
         assert!(Tables::parse(&odd, &good).is_err());
+
+        let only = |flavour: &str| {
+            let text = format!("name = \"qemu-npt\"\nflavours = [\"{flavour}\"]\n");
+            Tables::parse(&MACHINES.replace("name = \"qemu-npt\"\n", &text), &good)
+        };
+        assert!(
+            only("debug")
+                .unwrap()
+                .machine("qemu-npt")
+                .unwrap()
+                .runs("debug")
+        );
+        let error = format!("{:#}", only("release").unwrap_err());
+        assert!(
+            error.contains("runs under no build on the machine"),
+            "{error}"
+        );
+        assert!(only("fast").is_err());
     }
 }

@@ -9,8 +9,9 @@
 pub mod region;
 pub mod time;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
+use rustc_hash::FxHashMap;
 use serde::Serialize;
 
 use crate::trace::events::{Act, Event, Kind, REASONS};
@@ -232,7 +233,7 @@ pub fn reason(code: u8) -> String {
 #[derive(Debug)]
 struct Domain {
     counts: Counts,
-    regions: HashMap<u64, Region>,
+    regions: FxHashMap<u64, Region>,
     course: Course,
     map: Option<Map>,
 }
@@ -282,7 +283,7 @@ const OPEN: [Cause; 3] = [Cause::Removed, Cause::Placed, Cause::Unknown];
 #[derive(Debug, Default)]
 pub struct Analysis {
     domains: BTreeMap<u16, Domain>,
-    recent: HashMap<u16, Recent>,
+    recent: FxHashMap<u16, Recent>,
     /// The moment of the first record with a time.
     start: Option<u64>,
     last: u64,
@@ -369,7 +370,7 @@ impl Analysis {
         Some(self.domains.entry(domid).or_insert_with(|| {
             let mut domain = Domain {
                 counts: Counts::default(),
-                regions: HashMap::new(),
+                regions: FxHashMap::default(),
                 course: Course::new(),
                 map: with_map.then(Map::new),
             };

@@ -8,7 +8,9 @@
 //! follows a live trace. Where windows are larger than the room for what is held back, records come
 //! out less well ordered, and that is counted.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::VecDeque;
+use std::collections::binary_heap::{BinaryHeap, PeekMut};
 
 use super::events::of_interest;
 use super::format::{EXTRA_MAX, RecordRef};
@@ -35,6 +37,14 @@ impl Timed {
     }
 }
 
+/// What is held back of a CPU.
+#[derive(Clone, Debug, Default)]
+struct Lane {
+    queue: VecDeque<Timed>,
+    /// The time of the last record that had one, or 0.
+    clock: u64,
+}
+
 /// Holds records back until their turn comes.
 #[derive(Debug)]
 pub struct Order {
@@ -42,9 +52,10 @@ pub struct Order {
     /// Every record is of interest.
     all: bool,
     held: usize,
-    queues: BTreeMap<u16, VecDeque<Timed>>,
-    /// The last time of each CPU; records without one before the first that has one are of `start`.
-    clocks: BTreeMap<u16, u64>,
+    /// By CPU.
+    lanes: Vec<Lane>,
+    /// Of each queue that is not empty: the time of its front, and the CPU.
+    fronts: BinaryHeap<Reverse<(u64, u16)>>,
     /// The window that is being read: its number and CPU.
     window: (u64, u16),
     /// The latest time before this round, and with it.
@@ -71,8 +82,8 @@ impl Order {
             room,
             all,
             held: 0,
-            queues: BTreeMap::new(),
-            clocks: BTreeMap::new(),
+            lanes: vec![],
+            fronts: BinaryHeap::new(),
             window: (0, u16::MAX),
             before_round: 0,
             latest: 0,
@@ -101,12 +112,16 @@ impl Order {
             }
             self.window = (record.window, cpu);
         }
-        let clock = self.clocks.entry(cpu).or_insert(0);
+        let index = usize::from(cpu);
+        if index >= self.lanes.len() {
+            self.lanes.resize_with(index + 1, Lane::default);
+        }
+        let lane = &mut self.lanes[index];
         if let Some(tsc) = record.tsc {
-            if tsc < *clock {
+            if tsc < lane.clock {
                 self.backwards += 1;
             }
-            *clock = tsc;
+            lane.clock = tsc;
             self.latest = self.latest.max(tsc);
         }
         if !self.all && !of_interest(record.event) {
@@ -114,7 +129,7 @@ impl Order {
         }
 
         let mut timed = Timed {
-            time: *clock,
+            time: lane.clock,
             cpu,
             stamped: record.tsc.is_some(),
             length: record.extra.len().min(4 * EXTRA_MAX) as u8,
@@ -124,7 +139,10 @@ impl Order {
         for (to, from) in timed.extra.iter_mut().zip(record.extra) {
             *to = *from;
         }
-        self.queues.entry(cpu).or_default().push_back(timed);
+        if lane.queue.is_empty() {
+            self.fronts.push(Reverse((timed.time, cpu)));
+        }
+        lane.queue.push_back(timed);
         self.held += 1;
         if self.held > self.room {
             self.pop(out);
@@ -138,26 +156,28 @@ impl Order {
         }
     }
 
-    fn oldest(&mut self) -> Option<&mut VecDeque<Timed>> {
-        let queues = self.queues.values_mut().filter(|queue| !queue.is_empty());
-        queues.min_by_key(|queue| queue.front().map_or(u64::MAX, |timed| timed.time))
-    }
-
     fn pop_until(&mut self, time: u64, out: &mut impl FnMut(&Timed)) {
-        while self
-            .oldest()
-            .and_then(|queue| queue.front())
-            .is_some_and(|timed| timed.time <= time)
-        {
+        while self.fronts.peek().is_some_and(|front| front.0.0 <= time) {
             self.pop(out);
         }
     }
 
     fn pop(&mut self, out: &mut impl FnMut(&Timed)) {
-        let Some(timed) = self.oldest().and_then(VecDeque::pop_front) else {
+        let Some(mut front) = self.fronts.peek_mut() else {
             self.held = 0;
             return;
         };
+        let cpu = front.0.1;
+        let queue = &mut self.lanes[usize::from(cpu)].queue;
+        let timed = queue
+            .pop_front()
+            .expect("only queues with a front are listed");
+        match queue.front() {
+            Some(next) => *front = Reverse((next.time, cpu)),
+            None => {
+                PeekMut::pop(front);
+            }
+        }
         self.held -= 1;
         if timed.time < self.now && timed.time != 0 {
             self.late += 1;
