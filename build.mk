@@ -180,6 +180,10 @@ check-lab: xen stock guests lab-program ## The tests on emulators
 spec: xen stock guests lab-program ## Measures, and compares with what SPEC.md promises
 	@target/release/lab spec $(LAB_ARGS)
 
+.PHONY: baseline
+baseline: stock guests lab-program ## Measures an unpatched Xen again, and compares it with tests/lab/baseline.json
+	@target/release/lab baseline $(LAB_ARGS)
+
 .PHONY: bench
 bench: xen stock guests lab-program ## What everything costs, beside an unpatched Xen, and of the core by itself: tables, and out/bench.json
 	@target/release/lab bench $(LAB_ARGS)

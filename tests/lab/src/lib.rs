@@ -9,9 +9,11 @@
 //! - [`extract`]: Xen's trace buffers, read out of the machine's memory once it has stopped.
 //! - [`picture`]: the guest's memory as a picture.
 //! - [`figures`], [`spec`], [`bench`]: what guests counted, what was promised, and both as tables.
+//! - [`baseline`]: what an unpatched Xen has cost, against what it costs.
 //! - [`suite`], [`passed`]: the whole table, less what passed already with the same bytes.
 //! - [`lab`]: the above put together for one run.
 
+pub mod baseline;
 pub mod bench;
 pub mod console;
 pub mod demo;

@@ -15,6 +15,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use regex::Regex;
 
+use lab::baseline::Baseline;
 use lab::demo::{self, Live};
 use lab::lab::{Request, Xen, perform};
 use lab::passed::Passed;
@@ -22,7 +23,7 @@ use lab::picture::Look;
 use lab::place::Place;
 use lab::tables::{DEFAULT_LIMIT, Scenario, Tables, check_flavour};
 use lab::verdict::Expectation;
-use lab::{bench, spec, suite};
+use lab::{baseline, bench, spec, suite};
 
 /// Boots Xen and a test guest on an emulator, and judges what came of it.
 #[derive(Debug, Parser)]
@@ -63,6 +64,15 @@ enum Command {
     },
     /// Measures, prints a table, and writes bench.json
     Bench {
+        /// How many CPUs to use [default: all]
+        #[arg(long, value_name = "N")]
+        jobs: Option<usize>,
+    },
+    /// Measures an unpatched Xen, and compares it with what it was
+    Baseline {
+        /// Writes what was measured to this file, instead of comparing
+        #[arg(long, value_name = "FILE")]
+        write: Option<PathBuf>,
         /// How many CPUs to use [default: all]
         #[arg(long, value_name = "N")]
         jobs: Option<usize>,
@@ -143,6 +153,9 @@ fn act(cli: Cli) -> Result<bool> {
         } => test(&Place::find(cli.out)?, filter.as_ref(), again, jobs),
         Command::Spec { jobs } => measure(&Place::find(cli.out)?, jobs, false),
         Command::Bench { jobs } => measure(&Place::find(cli.out)?, jobs, true),
+        Command::Baseline { write, jobs } => {
+            unpatched(&Place::find(cli.out)?, write.as_deref(), jobs)
+        }
         Command::Demo { target } => show(&Place::find(cli.out)?, &target),
         Command::Linux(command) => cli_linux::act(&Place::find(cli.out)?, &command),
     }
@@ -285,7 +298,9 @@ fn test(place: &Place, filter: Option<&Regex>, again: bool, jobs: Option<usize>)
         let figures = suite::figures(place, &cases, &results)?;
         let (text, all_kept) = spec::judged(&tables, &figures, colour)?;
         println!("{text}");
-        kept = all_kept;
+        let (text, as_it_was) = baseline::judged(&tables, &figures)?;
+        println!("{text}");
+        kept = all_kept && as_it_was;
     }
     println!("{}", suite::closing_line(&results));
     Ok(kept && results.iter().all(|done| done.passed))
@@ -317,9 +332,31 @@ fn measure(place: &Place, jobs: Option<usize>, bench: bool) -> Result<bool> {
     } else {
         let (text, kept) = spec::judged(&tables, &figures, Look::of_stdout().rich)?;
         print!("{text}");
-        good &= kept;
+        let (text, as_it_was) = baseline::judged(&tables, &figures)?;
+        print!("{text}");
+        good &= kept && as_it_was;
     }
     Ok(good)
+}
+
+/// Runs what gives the figures of an unpatched Xen, and prints or keeps them.
+fn unpatched(place: &Place, write: Option<&Path>, jobs: Option<usize>) -> Result<bool> {
+    let tables = Tables::built_in()?;
+    let mut cases = suite::cases(&tables, None)?;
+    cases.retain(|case| case.scenario.figures && case.flavour == "stock-release");
+    let bar = io::stderr().is_terminal();
+    let results = suite::run(place, &cases, jobs_or_all(jobs), bar, None);
+    let figures = suite::figures(place, &cases, &results)?;
+    let now = Baseline::of(&spec::promises(&tables)?, &figures);
+    let drifts = Baseline::built_in()?.against(&now);
+    let (text, as_it_was) = baseline::summary(&drifts);
+    print!("\n{}\n{text}", baseline::table(&drifts));
+    let good = results.iter().all(|done| done.passed);
+    match write {
+        Some(path) if good => now.write(path).map(|()| true),
+        Some(_) => Ok(false),
+        None => Ok(good && as_it_was),
+    }
 }
 
 fn show(place: &Place, target: &Target) -> Result<bool> {
