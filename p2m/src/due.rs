@@ -10,7 +10,8 @@
 use zerocopy::{FromZeros, Immutable, IntoBytes, KnownLayout};
 
 /// When something is due: so many units after some beginning, or never. They are
-/// compared by how far they are apart, which may be up to 2^31 units.
+/// compared by how far they are apart, which may be up to 2^30 units. (The lowest
+/// bit is set: 0 is never.)
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromZeros, IntoBytes, Immutable, KnownLayout,
 )]
@@ -21,19 +22,16 @@ impl Due {
     /// It is not.
     pub const NEVER: Due = Due(0);
 
-    /// At `unit`. (One of 2^32 is taken for the one after it.)
+    /// At `unit`.
     pub const fn at(unit: u64) -> Self {
-        match unit as u32 {
-            0 => Due(1),
-            unit => Due(unit),
-        }
+        Due((unit as u32).wrapping_shl(1) | 1)
     }
 
     /// So many units later.
     pub const fn later(self, units: u64) -> Self {
         match self {
             Due::NEVER => Due::NEVER,
-            Due(unit) => Due::at((unit as u64).wrapping_add(units)),
+            Due(unit) => Due(unit.wrapping_add((units as u32).wrapping_shl(1))),
         }
     }
 
@@ -61,7 +59,7 @@ impl Due {
         match self {
             Due::NEVER => None,
             _ if self.before(now) => Some(0),
-            _ => Some(self.0.wrapping_sub(now.0).into()),
+            _ => Some((self.0.wrapping_sub(now.0) / 2).into()),
         }
     }
 }
@@ -167,7 +165,7 @@ mod tests {
 
     #[test]
     fn times_are_compared_around_the_end() {
-        let (early, late) = (Due::at((1 << 32) - 5), Due::at((1 << 32) + 5));
+        let (early, late) = (Due::at((1 << 31) - 5), Due::at((1 << 31) + 5));
 
         assert!(early.before(late) && !late.before(early) && !late.before(late));
         assert_eq!((early.or(late), late.or(early)), (early, early));
@@ -178,7 +176,11 @@ mod tests {
             (Due::NEVER.left(late), Due::NEVER.later(3)),
             (None, Due::NEVER)
         );
-        assert!(!Due::at(1 << 32).is_never() && !Due::at((1 << 32) - 1).later(1).is_never());
+        for unit in [0, 1, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32] {
+            let due = Due::at(unit);
+            assert!(!due.is_never() && due.before(Due::at(unit + 1)));
+            assert_eq!((due.later(1), due.left(due)), (Due::at(unit + 1), Some(0)));
+        }
     }
 
     proptest! {
