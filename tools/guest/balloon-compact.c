@@ -58,6 +58,8 @@ struct region {
 	unsigned long first;
 	unsigned int nr;
 	unsigned int holes;
+	/* Its free pages are given up; else its holes are filled. */
+	bool gives;
 };
 
 /* What came of a pass. */
@@ -88,16 +90,69 @@ static bool unused(const struct region *region)
 	return region->nr == REGION_PAGES;
 }
 
-/* Regions of which nothing is used first, and among them those with most holes; then those with fewest. */
-static int by_use(const void *a, const void *b)
+/* Where holes are moved to, if they have to be anywhere. */
+enum kind {
+	UNUSED,    /* nothing is in use: the guest has another 2 MiB if its holes go */
+	USED,      /* it cannot be free as a whole */
+	NO_HOLES,  /* never */
+};
+
+static enum kind kind(const struct region *region)
+{
+	if (!region->holes)
+		return NO_HOLES;
+	return unused(region) ? UNUSED : USED;
+}
+
+/* Of those of a kind: where least is to be moved for most. */
+static int by_room(const void *a, const void *b)
 {
 	const struct region *x = a, *y = b;
 
-	if (unused(x) != unused(y))
-		return unused(x) ? -1 : 1;
-	if (x->holes == y->holes)
-		return 0;
-	return (x->holes > y->holes) == unused(x) ? -1 : 1;
+	if (kind(x) != kind(y))
+		return kind(x) < kind(y) ? -1 : 1;
+	if (x->nr != y->nr)
+		return x->nr > y->nr ? -1 : 1;
+	return x->holes == y->holes ? 0 : x->holes > y->holes ? -1 : 1;
+}
+
+/* Those that give; then those of which the guest has most, and in which there is least to fill. */
+static int by_turn(const void *a, const void *b)
+{
+	const struct region *x = a, *y = b;
+
+	if (x->gives != y->gives)
+		return x->gives ? -1 : 1;
+	if (kind(x) != kind(y))
+		return kind(x) < kind(y) ? -1 : 1;
+	return x->holes == y->holes ? 0 : x->holes < y->holes ? -1 : 1;
+}
+
+/* Chooses which regions give, and puts them first. Returns how many. */
+static unsigned long choose(struct region *regions, unsigned long nr, unsigned long holes)
+{
+	unsigned long u = 0, r, used, end, n = 0;
+
+	sort(regions, nr, sizeof(*regions), by_room, NULL);
+	for (used = 0; used < nr && kind(&regions[used]) == UNUSED; used++)
+		;
+	for (end = used; end < nr && kind(&regions[end]) == USED; end++)
+		;
+	for (r = used; holes; n++) {
+		struct region *region;
+
+		/* The last ones may have room in one that cannot be free anyway. */
+		if (u < used && (holes >= REGION_PAGES || r == end || regions[r].nr < holes))
+			region = &regions[u++];
+		else if (r < end)
+			region = &regions[r++];
+		else
+			break;
+		region->gives = true;
+		holes -= min_t(unsigned long, holes, region->nr);
+	}
+	sort(regions, nr, sizeof(*regions), by_turn, NULL);
+	return n;
 }
 
 static unsigned long partial(const struct region *regions, unsigned long nr)
@@ -214,20 +269,20 @@ static struct spot *next(struct spot *spots, const struct region *regions, unsig
 }
 
 /*
- * The regions are in order: the first `empty` of them give up what is free in them, and the holes
+ * The regions are in order: the first `givers` of them give up what is free in them, and the holes
  * of the others are filled, from the first on.
  */
-static void move(struct spot *spots, const struct region *regions, unsigned long nr, unsigned long empty,
+static void move(struct spot *spots, const struct region *regions, unsigned long nr, unsigned long givers,
 		 xen_pfn_t *in, xen_pfn_t *out, struct spot **pair)
 {
-	unsigned long from = 0, from_spot = 0, to = empty, to_spot = 0;
+	unsigned long from = 0, from_spot = 0, to = givers, to_spot = 0;
 	bool more = true;
 
 	while (more && !last.error) {
 		unsigned long n = 0, i, done;
 
 		while (n < BATCH) {
-			struct spot *give = next(spots, regions, empty, false, &from, &from_spot);
+			struct spot *give = next(spots, regions, givers, false, &from, &from_spot);
 			struct spot *fill = give ? next(spots, regions, nr, true, &to, &to_spot) : NULL;
 
 			more = fill;
@@ -263,7 +318,7 @@ static int compact(void)
 	xen_pfn_t *in = kmalloc_array(BATCH, sizeof(*in), GFP_KERNEL);
 	xen_pfn_t *out = kmalloc_array(BATCH, sizeof(*out), GFP_KERNEL);
 	struct region *regions = NULL;
-	unsigned long i, n = 0, nr, empty;
+	unsigned long i, n = 0, nr, givers;
 
 	last = (struct result){ .error = -ENOMEM };
 	if (!pages || !spots || !pair || !in || !out)
@@ -286,12 +341,8 @@ static int compact(void)
 	survey(spots, n, regions);
 	last.before = partial(regions, nr);
 
-	sort(regions, nr, sizeof(*regions), by_use, NULL);
-	/* As many regions as there are holes for, if so many are unused. */
-	for (empty = 0; empty < nr && unused(&regions[empty]); empty++)
-		if ((empty + 1) * REGION_PAGES > last.holes)
-			break;
-	move(spots, regions, nr, empty, in, out, pair);
+	givers = choose(regions, nr, last.holes);
+	move(spots, regions, nr, givers, in, out, pair);
 
 	survey(spots, n, regions);
 	last.after = partial(regions, nr);

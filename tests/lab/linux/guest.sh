@@ -53,12 +53,32 @@ idle()
     echo "disk $(cat /run/disk 2>/dev/null || echo 0) net $(wc -l </run/net 2>/dev/null || echo 0)"
 }
 
-# scatter MIB: has MIB of memory used and a quarter of it given back in single pages, so that what
-# the balloon takes next is everywhere. `gathered` ends that. (Linux would begin to compact.)
+# channel: offers the control domain a channel (libvchan), on which it hears what it says, until it hangs
+# up. Says which frame is granted for it.
+channel()
+{
+    mkfifo /run/said /run/heard || return 1
+    vchan-socket-proxy --mode=server 0 data/vchan - </run/said >/run/heard &
+    proxy=$!
+    cat /run/heard >/run/said &
+    until address=$(grep -m 1 gntalloc /proc/$proxy/maps | cut -d - -f 1) && [ -n "$address" ]; do
+        kill -0 $proxy || return 1
+        usleep 100000
+    done
+    # The low 55 bits of an element of 8 bytes for each page (Linux' admin-guide/mm/pagemap.rst).
+    page=$(dd if=/proc/$proxy/pagemap bs=8 skip=$((0x$address / 4096)) count=1 2>/dev/null | od -A n -t x8 | tr -d ' ')
+    echo $((0x$page & 0x7fffffffffffff))
+}
+
+# scatter LEFT [N]: has all but LEFT MiB of the free memory used and every fourth page, or every Nth, of
+# that given back, at random, so that what the balloon takes next is everywhere. (As long as there are large free blocks it
+# would take those: its pages are not movable, so Linux would make room for them in one place. And it
+# would begin to compact.) `gathered` ends that.
 scatter()
 {
     echo 0 >/proc/sys/vm/compaction_proactiveness
-    inside scatter /mem/scattered "$1"
+    free=$(awk '$1 == "MemFree:" { print int($2 / 1024) }' /proc/meminfo)
+    inside scatter /mem/scattered $((free - $1)) --one-in "${2:-4}"
 }
 
 gathered()

@@ -22,11 +22,11 @@ die()
     exit 1
 }
 
-# until_true SECONDS COMMAND...: waits until it succeeds.
+# until_true SECONDS COMMAND...: waits until it succeeds; PATIENCE times as long on a slow host.
 until_true()
 {
     read -r now _ </proc/uptime
-    patience=$((${now%.*} + $1))
+    patience=$((${now%.*} + $1 * ${PATIENCE:-1}))
     shift
     while ! "$@" >/dev/null 2>&1; do
         read -r now _ </proc/uptime
@@ -181,7 +181,7 @@ must()
     echo "$answer"
 }
 
-# kept NAME: pages that the domain has now, in KiB.
+# current NAME: pages that the domain has now, in KiB.
 current()
 {
     xl list "$1" | awk 'NR == 2 { print $3 }'
@@ -235,7 +235,7 @@ settle()
 {
     step "settle $1"
     ours || { sleep "${STOCK_SLEEP:-1}"; return; }
-    inside settle "$(domid "$1")" --limit "${SETTLE:-150}" --quiet "${QUIET:-2}" || die "guest $1 does not settle"
+    inside settle "$(domid "$1")" --limit $((${SETTLE:-150} * ${PATIENCE:-1})) --quiet "${QUIET:-2}" || die "guest $1 does not settle"
 }
 
 # mode NAME MODE: off, in-place or full; default: as Xen's command line says.
@@ -249,6 +249,18 @@ regions()
 {
     ours || return 0
     inside map "$(domid "$2")" | grep -o "[$1][0-9]*" | tr -d "$1" | awk '{ n += $1 } END { print n + 0 }'
+}
+
+# kind NAME FRAME: of which kind the region is, in which a guest frame is.
+kind()
+{
+    ours || return 0
+    inside map "$(domid "$1")" | awk -v left=$(($2 / 512)) '
+        { while (match($0, /^[^0-9][0-9]+/)) {
+            left -= substr($0, 2, RLENGTH - 1)
+            if (left < 0) { print substr($0, 1, 1); exit }
+            $0 = substr($0, RLENGTH + 1)
+        } }'
 }
 
 nothing_broken()

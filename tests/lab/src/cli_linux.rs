@@ -12,8 +12,8 @@ use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
 use comfy_table::{Table as Grid, presets};
 
-use lab::linux::play::{Report, Request, play};
-use lab::linux::report::{Run, document, keep, looks_table, remarks, section};
+use lab::linux::play::{Report, Request, play, prepare};
+use lab::linux::report::{Kept, document, looks_table, remarks};
 use lab::linux::table::{Scenario, Table};
 use lab::place::Place;
 use lab::tables::check_flavour;
@@ -30,7 +30,8 @@ pub enum Command {
         #[command(flatten)]
         options: Options,
     },
-    /// Runs scenarios and writes what came of all that were ever run
+    /// Runs scenarios and writes what came of all that were ever run. What passed with the same Xen, scripts
+    /// and programs is not run again
     Results {
         /// What to write
         file: PathBuf,
@@ -55,6 +56,9 @@ pub struct Options {
     /// The long form
     #[arg(long)]
     long: bool,
+    /// Runs what is known to pass, too
+    #[arg(long)]
+    again: bool,
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// A variable for the script
@@ -90,7 +94,10 @@ pub fn act(place: &Place, command: &Command) -> Result<bool> {
             list(&table);
             Ok(true)
         }
-        Command::Run { scenarios, options } => perform(place, &table, scenarios, options),
+        Command::Run { scenarios, options } => {
+            let known = options.ci && !options.again;
+            perform(place, &table, scenarios, options, known)
+        }
         Command::Results {
             file,
             scenarios,
@@ -103,7 +110,7 @@ pub fn act(place: &Place, command: &Command) -> Result<bool> {
             } else {
                 scenarios
             };
-            let passed = *kept || perform(place, &table, names, options)?;
+            let passed = *kept || perform(place, &table, names, options, !options.again)?;
             let text = document(place, &table)?;
             fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
             Ok(passed)
@@ -117,8 +124,15 @@ struct Task<'a> {
     flavour: &'a str,
 }
 
-/// Runs all that was asked for, several at once, and prints each scenario's table.
-fn perform(place: &Place, table: &Table, names: &[String], options: &Options) -> Result<bool> {
+/// Runs all that was asked for, several at once, and prints each scenario's table. Where something is known
+/// of a run that passed, with all that it is made of as it is, that will do if `known` says so.
+fn perform(
+    place: &Place,
+    table: &Table,
+    names: &[String],
+    options: &Options,
+    known: bool,
+) -> Result<bool> {
     let scenarios: Vec<Scenario> = names
         .iter()
         .map(|name| table.scenario(name))
@@ -131,7 +145,7 @@ fn perform(place: &Place, table: &Table, names: &[String], options: &Options) ->
     }
 
     let next = AtomicUsize::new(0);
-    let results: Vec<Mutex<Option<Result<Report>>>> =
+    let results: Vec<Mutex<Option<Result<Kept>>>> =
         tasks.iter().map(|_| Mutex::new(None)).collect();
     std::thread::scope(|scope| {
         let cpus = || std::thread::available_parallelism().map_or(1, |n| n.get());
@@ -145,7 +159,7 @@ fn perform(place: &Place, table: &Table, names: &[String], options: &Options) ->
                     .enumerate()
                     .nth(next.fetch_add(1, Ordering::Relaxed))
                 {
-                    let result = run(place, table, task, options);
+                    let result = run(place, table, task, options, known);
                     if let Ok(mut slot) = results[n].lock() {
                         *slot = Some(result);
                     }
@@ -154,30 +168,19 @@ fn perform(place: &Place, table: &Table, names: &[String], options: &Options) ->
         }
     });
 
-    let mut reports = vec![];
+    let mut all = vec![];
     for (task, result) in tasks.iter().zip(results) {
         let result = result.into_inner().ok().flatten();
-        reports.push((task, result.context("a run was lost")??));
+        all.push((task, result.context("a run was lost")??));
     }
-    let form = if options.long { "long" } else { "short" };
     for scenario in &scenarios {
-        let of_it = reports
-            .iter()
-            .filter(|(t, _)| ptr::eq(t.scenario, scenario));
-        let runs: Vec<Run<'_>> = of_it.map(|(t, report)| (t.flavour, report)).collect();
-        if runs
-            .iter()
-            .any(|(_, report)| !report.story.looks.is_empty())
-        {
+        let of_it = all.iter().filter(|(t, _)| ptr::eq(t.scenario, scenario));
+        let runs: Vec<&Kept> = of_it.map(|(_, kept)| kept).collect();
+        if runs.iter().any(|kept| kept.has_looks()) {
             println!("\n{}:\n\n{}", scenario.name, looks_table(&runs));
         }
-        // The document compares, and CI does not.
-        if !options.ci {
-            let text = section(scenario, &runs, form, options.seed);
-            keep(place, scenario, &text)?;
-        }
     }
-    Ok(reports.iter().all(|(_, report)| report.verdict.passed()))
+    Ok(all.iter().all(|(_, kept)| kept.passed()))
 }
 
 /// The builds that a scenario is run on, unpatched ones first.
@@ -217,7 +220,13 @@ fn list(table: &Table) {
     println!("{grid}");
 }
 
-fn run(place: &Place, table: &Table, task: &Task<'_>, options: &Options) -> Result<Report> {
+fn run(
+    place: &Place,
+    table: &Table,
+    task: &Task<'_>,
+    options: &Options,
+    known: bool,
+) -> Result<Kept> {
     let request = Request {
         scenario: task.scenario,
         machine: table.machine(&task.scenario.machine)?,
@@ -228,13 +237,34 @@ fn run(place: &Place, table: &Table, task: &Task<'_>, options: &Options) -> Resu
         words: options.append.clone(),
         limit: options.limit.map(Duration::from_secs),
     };
-    let report = play(place, &request, &mut |line| {
+    let prepared = prepare(place, &request).with_context(|| request.title())?;
+    let digest = prepared.digest.clone();
+    let name = &task.scenario.name;
+    let before = Kept::load(place, name, task.flavour, options.long).filter(|_| known);
+    if let Some(kept) = before.filter(|kept| kept.passed() && kept.digest == digest) {
+        println!("pass {} (as before)", request.title());
+        return Ok(kept);
+    }
+    let report = play(place, &request, prepared, &mut |line| {
         if options.verbose {
             println!("{line}");
         }
     })
     .with_context(|| request.title())?;
+    let kept = Kept::new(place, &request, digest, &report)?;
+    // A script of one's own is not in the document.
+    if table
+        .scenarios
+        .iter()
+        .any(|s| s.script == task.scenario.script)
+    {
+        kept.store(place, name)?;
+    }
+    print(&request, &report);
+    Ok(kept)
+}
 
+fn print(request: &Request<'_>, report: &Report) {
     let word = if report.verdict.passed() {
         "pass"
     } else {
@@ -242,7 +272,7 @@ fn run(place: &Place, table: &Table, task: &Task<'_>, options: &Options) -> Resu
     };
     let seconds = report.wall.as_secs_f64();
     let mut text = format!("{word} {} ({seconds:.1} s)\n", request.title());
-    for remark in remarks(&report) {
+    for remark in remarks(report) {
         text += &format!("  {remark}\n");
     }
     if let Some(page) = &report.page {
@@ -260,5 +290,4 @@ fn run(place: &Place, table: &Table, task: &Task<'_>, options: &Options) -> Resu
     }
     // In one piece: other runs print too.
     print!("{text}");
-    Ok(report)
 }

@@ -83,11 +83,7 @@ impl Passed {
         if let Some(digest) = self.digests.get(path) {
             return Ok(digest.clone());
         }
-        let mut hash = Sha256::new();
-        File::open(path)
-            .and_then(|mut file| io::copy(&mut file, &mut hash))
-            .with_context(|| format!("cannot read {}", path.display()))?;
-        let digest = hex(&hash.finalize());
+        let digest = hex(&sha256(path)?);
         self.digests.insert(path.to_owned(), digest.clone());
         Ok(digest)
     }
@@ -124,7 +120,17 @@ impl Passed {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// The digest of a file.
+pub fn sha256(path: &Path) -> Result<Vec<u8>> {
+    let mut hash = Sha256::new();
+    File::open(path)
+        .and_then(|mut file| io::copy(&mut file, &mut hash))
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(hash.finalize().to_vec())
+}
+
+/// As people write it.
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use regex::Regex;
+use sha2::{Digest, Sha256};
 use xen_coalesce::trace::format::Trace;
 use xen_coalesce::words::Clock;
 
@@ -22,6 +23,8 @@ use super::table::{Machine, Scenario, source};
 use super::walk::{Walk, walk};
 use crate::console::Line;
 use crate::demo::page_of;
+use crate::emulator::by_name;
+use crate::passed::{hex, sha256};
 use crate::place::Place;
 use crate::ram::{Layout, Ram};
 use crate::run::{self, Job, Outcome};
@@ -63,8 +66,10 @@ const DOM0_PROGRAMS: &[&str] = &[
     "usr/lib/xen-4.20/bin/xenctx",
     "usr/lib/xen-4.20/bin/xenstored",
     "usr/lib/xen-4.20/bin/xentrace",
-    "usr/lib/xen-4.20/bin/xen-mfndump",
+    VCHAN,
 ];
+/// The other end of a channel; in guests too.
+const VCHAN: &str = "usr/lib/xen-4.20/bin/vchan-socket-proxy";
 /// Test guests that scenarios can start.
 const TESTS: &[&str] = &["coalesce-exchange", "coalesce-heal"];
 const XENSTORE: &[&str] = &["exists", "read", "write", "rm", "ls", "watch", "chmod"];
@@ -119,6 +124,14 @@ impl Request<'_> {
         all
     }
 
+    fn dom0_words(&self) -> String {
+        let mut words = DOM0_WORDS.to_owned();
+        for (name, value) in self.variables() {
+            words += &format!(" {name}={value}");
+        }
+        words
+    }
+
     fn xen_words(&self) -> String {
         let dom0 = self.machine.dom0_mib;
         let dom0 = format!("dom0_mem={dom0}M,max:{dom0}M");
@@ -146,6 +159,7 @@ pub struct Report {
 }
 
 /// What Debian's packages gave (scripts/fetch-linux.sh).
+#[derive(Debug)]
 struct Parts {
     dir: PathBuf,
 }
@@ -189,7 +203,9 @@ impl Parts {
     }
 
     fn guest(&self, inside: &Path) -> Result<Image> {
+        let root = self.root();
         let mut image = self.base(GUEST_MODULES, inside)?;
+        image.program("usr/bin/vchan-socket-proxy", &root.join(VCHAN), &root)?;
         image.script("init", &text("guest-init")?);
         image.file("lab/guest.sh", text("guest.sh")?);
         Ok(image)
@@ -253,23 +269,62 @@ fn symbol(map: &Path, name: &str) -> Result<u64> {
     u64::from_str_radix(address, 16).with_context(|| format!("{line}: no address"))
 }
 
-/// Runs a scenario. An error is something that kept it from being run at all.
-pub fn play(
-    place: &Place,
-    request: &Request<'_>,
-    on_line: &mut dyn FnMut(&Line),
-) -> Result<Report> {
-    let machine = request.machine;
+/// What a run is made of.
+#[derive(Debug)]
+pub struct Prepared {
+    parts: Parts,
+    xen: PathBuf,
+    dom0: Vec<u8>,
+    /// Stands for everything that decides how a run ends, as in [`crate::passed`].
+    pub digest: String,
+}
+
+/// Puts together what a run is made of.
+pub fn prepare(place: &Place, request: &Request<'_>) -> Result<Prepared> {
     let parts = Parts::find(place)?;
     let xen = place.xen(request.flavour)?;
-    let logs = place.logs(&request.title())?;
-    let file = |name: &str| logs.dir.join(name);
-
     let inside = inside()?;
     let guest = parts.guest(&inside)?.pack()?;
     let dom0 = parts
         .dom0(place, &inside, guest, request.scenario)?
         .pack()?;
+
+    let mut digest = Sha256::new();
+    for word in [request.title(), request.xen_words(), request.dom0_words()] {
+        digest.update(word);
+        digest.update([0]);
+    }
+    digest.update(Sha256::digest(&dom0));
+    let mut files = vec![
+        std::env::current_exe().context("where is this program?")?,
+        xen.clone(),
+        parts.dir.join("vmlinux"),
+    ];
+    files.extend(by_name("qemu")?.files()?);
+    for file in files {
+        digest.update(sha256(&file)?);
+    }
+    Ok(Prepared {
+        parts,
+        xen,
+        dom0,
+        digest: hex(&digest.finalize()),
+    })
+}
+
+/// Runs a scenario. An error is something that kept it from being run at all.
+pub fn play(
+    place: &Place,
+    request: &Request<'_>,
+    prepared: Prepared,
+    on_line: &mut dyn FnMut(&Line),
+) -> Result<Report> {
+    let machine = request.machine;
+    let Prepared {
+        parts, xen, dom0, ..
+    } = prepared;
+    let logs = place.logs(&request.title())?;
+    let file = |name: &str| logs.dir.join(name);
     let image = file("dom0.img");
     fs::write(&image, dom0).with_context(|| format!("cannot write {}", image.display()))?;
 
@@ -292,14 +347,10 @@ pub fn play(
     let (monitor, monitor_fd, monitor_words) = Monitor::new()?;
     let (control, control_fd, control_words) = Channel::new("control")?;
 
-    let mut dom0_words = DOM0_WORDS.to_owned();
-    for (name, value) in request.variables() {
-        dom0_words += &format!(" {name}={value}");
-    }
     let modules = format!(
         "{} {},{}",
         module_name(&parts.dir.join("vmlinux")),
-        dom0_words.replace(',', ",,"),
+        request.dom0_words().replace(',', ",,"),
         module_name(&image)
     );
     let results = file("results.tar");

@@ -3,24 +3,128 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets};
+use serde::{Deserialize, Serialize};
 use xen_coalesce::trace::events::REASONS;
 
 use super::judge::{Counters, Look};
-use super::play::Report;
+use super::play::{Report, Request};
 use super::table::{Scenario, Table as Scenarios};
+use crate::passed::{hex, sha256};
 use crate::place::Place;
 use crate::verdict::Region;
 
-/// One run: the build of Xen, and what came of it.
-pub type Run<'a> = (&'a str, &'a Report);
+/// Characters of a digest that people are shown.
+const SHOWN: usize = 8;
+
+/// What is kept of a run: all that the document says of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Of what it was made: [`super::play::Prepared::digest`].
+    pub digest: String,
+    flavour: String,
+    /// The start of the digest of Xen.
+    xen: String,
+    long: bool,
+    seed: u64,
+    /// Variables of the script that were given on the command line.
+    variables: Vec<(String, String)>,
+    faults: Vec<String>,
+    /// Pages that the control domain's boot has exchanged.
+    exchanges: usize,
+    /// What the script said for people.
+    remarks: Vec<String>,
+    /// Why regions were left, at the last look.
+    reasons: Option<String>,
+    /// The looks: the tag, and a row of the table.
+    looks: Vec<(String, Vec<String>)>,
+}
+
+impl Kept {
+    pub fn new(
+        place: &Place,
+        request: &Request<'_>,
+        digest: String,
+        report: &Report,
+    ) -> Result<Kept> {
+        let looks = report.story.looks.iter();
+        Ok(Kept {
+            digest,
+            flavour: request.flavour.to_owned(),
+            xen: xen_shown(place, request.flavour)?,
+            long: request.long,
+            seed: request.seed,
+            variables: request.variables.clone(),
+            faults: report.verdict.faults.clone(),
+            exchanges: report.story.exchanges,
+            remarks: remarks(report).map(str::to_owned).collect(),
+            reasons: reasons(report),
+            looks: looks
+                .map(|look| (look.tag.clone(), row(request.flavour, look)))
+                .collect(),
+        })
+    }
+
+    pub fn passed(&self) -> bool {
+        self.faults.is_empty()
+    }
+
+    pub fn has_looks(&self) -> bool {
+        !self.looks.is_empty()
+    }
+
+    fn path(place: &Place, scenario: &str, flavour: &str, long: bool) -> PathBuf {
+        let form = form(long);
+        place
+            .out()
+            .join(format!("cache/lab/linux/{scenario}@{flavour}@{form}.json"))
+    }
+
+    /// The last run of a scenario in this form, if it is known.
+    pub fn load(place: &Place, scenario: &str, flavour: &str, long: bool) -> Option<Kept> {
+        let bytes = fs::read(Kept::path(place, scenario, flavour, long)).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
+    /// Remembers it, in the place of the last one.
+    pub fn store(&self, place: &Place, scenario: &str) -> Result<()> {
+        let path = Kept::path(place, scenario, &self.flavour, self.long);
+        let dir = path.parent().context("a file has a folder")?;
+        fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let mut file = tempfile::NamedTempFile::new_in(dir)?;
+        serde_json::to_writer(&mut file, self)?;
+        file.persist(&path)?;
+        Ok(())
+    }
+
+    /// The run that the document shows: one of Xen as it is now, and a long one rather than a short one.
+    fn best(place: &Place, scenario: &str, flavour: &str) -> Option<Kept> {
+        let now = xen_shown(place, flavour).ok();
+        [true, false]
+            .into_iter()
+            .filter_map(|long| Kept::load(place, scenario, flavour, long))
+            // The first of equals.
+            .min_by_key(|kept| Some(&kept.xen) != now.as_ref())
+    }
+}
+
+fn form(long: bool) -> &'static str {
+    if long { "long" } else { "short" }
+}
+
+/// Which Xen it is, for people.
+fn xen_shown(place: &Place, flavour: &str) -> Result<String> {
+    let mut digest = hex(&sha256(&place.xen(flavour)?)?);
+    digest.truncate(SHOWN);
+    Ok(digest)
+}
 
 /// The looks of some runs as a table, each look on one Xen under that on the other.
-pub fn looks_table(runs: &[Run<'_>]) -> String {
+pub fn looks_table(runs: &[&Kept]) -> String {
     let mut table = Table::new();
     table.load_preset(presets::ASCII_MARKDOWN);
     table.force_no_tty();
@@ -41,15 +145,15 @@ pub fn looks_table(runs: &[Run<'_>]) -> String {
         }
     }
     let mut tags: Vec<&str> = vec![];
-    for look in runs.iter().flat_map(|(_, report)| &report.story.looks) {
-        if !tags.contains(&look.tag.as_str()) {
-            tags.push(&look.tag);
+    for (tag, _) in runs.iter().flat_map(|kept| &kept.looks) {
+        if !tags.contains(&tag.as_str()) {
+            tags.push(tag);
         }
     }
     for tag in tags {
-        for (flavour, report) in runs {
-            for look in report.story.looks.iter().filter(|l| l.tag == tag) {
-                table.add_row(row(flavour, look));
+        for kept in runs {
+            for (_, row) in kept.looks.iter().filter(|(of, _)| of == tag) {
+                table.add_row(row);
             }
         }
     }
@@ -94,47 +198,41 @@ pub fn remarks(report: &Report) -> impl Iterator<Item = &str> {
 }
 
 /// A scenario's part of the document.
-pub fn section(scenario: &Scenario, runs: &[Run<'_>], form: &str, seed: u64) -> String {
+fn section(scenario: &Scenario, runs: &[&Kept]) -> String {
     let mut text = format!(
-        "## {}\n\n{}.\n\n`make -f build.mk lab SCENARIO={}`, {form} form, seed {seed}.\n\n",
+        "## {}\n\n{}.\n\n`make -f build.mk lab SCENARIO={}`\n\n",
         scenario.name, scenario.shows, scenario.name
     );
-    for (flavour, report) in runs {
-        let verdict = if report.verdict.passed() {
-            "pass"
-        } else {
-            "**FAIL**"
-        };
+    if runs.is_empty() {
+        text += "Not run.\n";
+    }
+    for kept in runs {
+        let verdict = if kept.passed() { "pass" } else { "**FAIL**" };
+        let mut form = format!("{} form, seed {}", form(kept.long), kept.seed);
+        for (name, value) in &kept.variables {
+            let _ = write!(form, ", {name}={value}");
+        }
         let _ = writeln!(
             text,
-            "- {flavour}: {verdict}; the control domain's boot exchanged {} pages",
-            report.story.exchanges
+            "- {} ({}; {form}): {verdict}; the control domain's boot exchanged {} pages",
+            kept.flavour, kept.xen, kept.exchanges
         );
-        for fault in &report.verdict.faults {
-            let _ = writeln!(text, "  - {fault}");
-        }
-        for remark in remarks(report) {
-            let _ = writeln!(text, "  - {remark}");
-        }
-        if let Some(reasons) = reasons(report) {
-            let _ = writeln!(text, "  - refusals by reason: {reasons}");
+        let reasons = kept.reasons.iter();
+        let reasons = reasons.map(|reasons| format!("refusals by reason: {reasons}"));
+        for line in kept
+            .faults
+            .iter()
+            .chain(&kept.remarks)
+            .cloned()
+            .chain(reasons)
+        {
+            let _ = writeln!(text, "  - {line}");
         }
     }
-    if runs
-        .iter()
-        .any(|(_, report)| !report.story.looks.is_empty())
-    {
+    if runs.iter().any(|kept| kept.has_looks()) {
         let _ = write!(text, "\n{}", looks_table(runs));
     }
     text
-}
-
-/// Keeps a scenario's part until the document is written.
-pub fn keep(place: &Place, scenario: &Scenario, section: &str) -> Result<()> {
-    let dir = place.out().join("linux-results");
-    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    fs::write(dir.join(format!("{}.md", scenario.name)), section)?;
-    Ok(())
 }
 
 /// The document: what came of each scenario, or that it was not run.
@@ -150,7 +248,8 @@ pub fn document(place: &Place, table: &Scenarios) -> Result<String> {
          that is in no cache, averaged over the guest's memory (24 with 4K entries, 19 with 2M, 14 \
          with 1G).\n\n\
          The machine is emulated, and guests run as fast as the host lets them: which regions break \
-         differs by a few from run\nto run.\n\n",
+         differs by a few from run\nto run. Each run says which Xen it was on: the start of the \
+         SHA-256 of its ELF file.\n\n",
     );
     let _ = writeln!(text, "| part | version |\n|---|---|");
     let xen = read(&place.out().join("cache/xen.version"));
@@ -168,16 +267,74 @@ pub fn document(place: &Place, table: &Scenarios) -> Result<String> {
         }
     }
     for scenario in &table.scenarios {
-        let path = place
-            .out()
-            .join(format!("linux-results/{}.md", scenario.name));
-        let section = read(&path);
-        if section.is_empty() {
-            let (name, shows) = (&scenario.name, &scenario.shows);
-            let _ = write!(text, "\n## {name}\n\n{shows}.\n\nNot run.\n");
-        } else {
-            let _ = write!(text, "\n{section}");
-        }
+        let flavours = scenario.before.iter().chain(&scenario.flavours);
+        let kept: Vec<Kept> = flavours
+            .filter_map(|flavour| Kept::best(place, &scenario.name, flavour))
+            .collect();
+        let runs: Vec<&Kept> = kept.iter().collect();
+        let _ = write!(text, "\n{}", section(scenario, &runs));
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(flavour: &str, long: bool, xen: &str) -> Kept {
+        Kept {
+            digest: "d".to_owned(),
+            flavour: flavour.to_owned(),
+            xen: xen.to_owned(),
+            long,
+            seed: 7,
+            variables: vec![("MINUTES".to_owned(), "3".to_owned())],
+            faults: vec![],
+            exchanges: 3,
+            remarks: vec!["a remark".to_owned()],
+            reasons: None,
+            looks: vec![("born".to_owned(), vec!["born".to_owned(); 9])],
+        }
+    }
+
+    #[test]
+    fn the_document_shows_a_long_run_of_xen_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::find(Some(dir.path().to_owned())).unwrap();
+        assert_eq!(Kept::best(&place, "one", "release"), None);
+        let (short, long) = (kept("release", false, "x"), kept("release", true, "y"));
+        short.store(&place, "one").unwrap();
+        assert_eq!(Kept::best(&place, "one", "release"), Some(short.clone()));
+        long.store(&place, "one").unwrap();
+        assert_eq!(Kept::best(&place, "one", "release"), Some(long));
+        assert_eq!(Kept::best(&place, "one", "debug"), None);
+
+        // There is a Xen, and it is that of the short run.
+        let xen = dir.path().join("release/xen.gz");
+        fs::create_dir_all(xen.parent().unwrap()).unwrap();
+        let packed = flate2::write::GzEncoder::new(vec![], flate2::Compression::fast());
+        fs::write(&xen, packed.finish().unwrap()).unwrap();
+        let now = kept("release", false, &xen_shown(&place, "release").unwrap());
+        now.store(&place, "one").unwrap();
+        assert_eq!(Kept::best(&place, "one", "release"), Some(now));
+    }
+
+    #[test]
+    fn a_section_says_what_failed() {
+        let table = Scenarios::built_in().unwrap();
+        let scenario = table.scenario("hello").unwrap();
+        assert!(section(&scenario, &[]).contains("Not run."));
+        let mut bad = kept("release", false, "x");
+        bad.faults.push("no look".to_owned());
+        let text = section(&scenario, &[&kept("stock-release", true, "y"), &bad]);
+        assert!(
+            text.contains("- stock-release (y; long form, seed 7, MINUTES=3): pass"),
+            "{text}"
+        );
+        assert!(
+            text.contains("**FAIL**") && text.contains("  - no look\n"),
+            "{text}"
+        );
+        assert!(text.contains("| born "), "{text}");
+    }
 }
