@@ -205,11 +205,11 @@ check-page: release guests lab-program tools ## The page of a fresh trace in a b
 
 # The short forms, on the builds that find most in little time.
 .PHONY: check-linux
-check-linux: xen stock guests linux lab-program ## Linux guests balloon, are restored, pinned, and die
+check-linux: xen guests linux lab-program ## Linux guests balloon, are restored, pinned, and die
 	@target/release/lab linux run balloon restore pins death --ci $(LAB_ARGS)
 
 .PHONY: test
-test: lint unit adversaries series check-off check-lab check-linux check-page ## Everything that has to hold
+test: lint unit adversaries series check-off check-lab check-page ## Everything that has to hold
 
 .PHONY: install
 install: release tools ## Installs Xen below DESTDIR (out/install unless given), as Xen's own 'make install' does, and xen-coalesce

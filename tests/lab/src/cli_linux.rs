@@ -238,7 +238,7 @@ fn run(
         limit: options.limit.map(Duration::from_secs),
     };
     let prepared = prepare(place, &request).with_context(|| request.title())?;
-    let digest = prepared.digest.clone();
+    let (digest, xen) = (prepared.digest.clone(), prepared.xen_digest.clone());
     let name = &task.scenario.name;
     let before = Kept::load(place, name, task.flavour, options.long).filter(|_| known);
     if let Some(kept) = before.filter(|kept| kept.passed() && kept.digest == digest) {
@@ -251,7 +251,7 @@ fn run(
         }
     })
     .with_context(|| request.title())?;
-    let kept = Kept::new(place, &request, digest, &report)?;
+    let kept = Kept::new(&request, digest, &xen, &report);
     // A script of one's own is not in the document.
     if table
         .scenarios

@@ -277,6 +277,8 @@ pub struct Prepared {
     dom0: Vec<u8>,
     /// Stands for everything that decides how a run ends, as in [`crate::passed`].
     pub digest: String,
+    /// The same of Xen alone, which may be built anew meanwhile.
+    pub xen_digest: String,
 }
 
 /// Puts together what a run is made of.
@@ -295,9 +297,10 @@ pub fn prepare(place: &Place, request: &Request<'_>) -> Result<Prepared> {
         digest.update([0]);
     }
     digest.update(Sha256::digest(&dom0));
+    let xen_digest = sha256(&xen)?;
+    digest.update(&xen_digest);
     let mut files = vec![
         std::env::current_exe().context("where is this program?")?,
-        xen.clone(),
         parts.dir.join("vmlinux"),
     ];
     files.extend(by_name("qemu")?.files()?);
@@ -309,6 +312,7 @@ pub fn prepare(place: &Place, request: &Request<'_>) -> Result<Prepared> {
         xen,
         dom0,
         digest: hex(&digest.finalize()),
+        xen_digest: hex(&xen_digest),
     })
 }
 

@@ -45,17 +45,13 @@ pub struct Kept {
 }
 
 impl Kept {
-    pub fn new(
-        place: &Place,
-        request: &Request<'_>,
-        digest: String,
-        report: &Report,
-    ) -> Result<Kept> {
+    /// What came of a run, that was made of what these two digests stand for: everything, and Xen.
+    pub fn new(request: &Request<'_>, digest: String, xen: &str, report: &Report) -> Kept {
         let looks = report.story.looks.iter();
-        Ok(Kept {
+        Kept {
             digest,
             flavour: request.flavour.to_owned(),
-            xen: xen_shown(place, request.flavour)?,
+            xen: shown(xen),
             long: request.long,
             seed: request.seed,
             variables: request.variables.clone(),
@@ -66,7 +62,7 @@ impl Kept {
             looks: looks
                 .map(|look| (look.tag.clone(), row(request.flavour, look)))
                 .collect(),
-        })
+        }
     }
 
     pub fn passed(&self) -> bool {
@@ -116,11 +112,14 @@ fn form(long: bool) -> &'static str {
     if long { "long" } else { "short" }
 }
 
-/// Which Xen it is, for people.
+/// A digest for people.
+fn shown(digest: &str) -> String {
+    digest.chars().take(SHOWN).collect()
+}
+
+/// Which Xen is there now, for people.
 fn xen_shown(place: &Place, flavour: &str) -> Result<String> {
-    let mut digest = hex(&sha256(&place.xen(flavour)?)?);
-    digest.truncate(SHOWN);
-    Ok(digest)
+    Ok(shown(&hex(&sha256(&place.xen(flavour)?)?)))
 }
 
 /// The looks of some runs as a table, each look on one Xen under that on the other.
