@@ -123,8 +123,8 @@ else
 endif
 
 .PHONY: verify
-verify: ## The long form of the tests on the host: one table of properties and what was tried
-	@cargo run -q --locked -p verify -- $(VERIFY_ARGS)
+verify: ## The long form of the tests on the host: one table of properties and what was tried, in docs/verify.md
+	@cargo run -q --locked -p verify -- $(or $(VERIFY_ARGS),--write docs/verify.md)
 
 .PHONY: simulation
 simulation: ## 12 TiB and 1,000 domains in memory: tables, and plots in out/simulation

@@ -151,3 +151,132 @@ impl<T> Drop for XSlice<T> {
         }
     }
 }
+
+/// What is here needs of Xen two functions, which the C library has, too; so it
+/// runs on the host, under an address sanitizer (`make -f build.mk verify`).
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::cell::{Cell, RefCell};
+    use core::ffi::c_void;
+
+    unsafe extern "C" {
+        safe fn aligned_alloc(align: usize, size: usize) -> *mut c_void;
+        fn free(p: *mut c_void);
+    }
+
+    std::thread_local! {
+        /// Allocations that are still there.
+        static LIVE: Cell<usize> = const { Cell::new(0) };
+        static EMPTY: Cell<bool> = const { Cell::new(false) };
+        /// Values that were dropped, in order.
+        static DROPPED: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn xrs_xzalloc(size: u64, align: u64) -> *mut c_void {
+        if EMPTY.get() {
+            return ptr::null_mut();
+        }
+        let size = (size as usize).next_multiple_of(align as usize);
+        let p = aligned_alloc(align as usize, size);
+
+        assert!(!p.is_null() && size > 0);
+        // SAFETY: so much was allocated just now.
+        unsafe { p.write_bytes(0, size) };
+        LIVE.set(LIVE.get() + 1);
+        p
+    }
+
+    #[unsafe(no_mangle)]
+    unsafe extern "C" fn xrs_xfree(p: *mut c_void) {
+        LIVE.set(LIVE.get() - 1);
+        // SAFETY: it is from above, says the caller.
+        unsafe { free(p) };
+    }
+
+    /// Says when it is dropped, and where it must lie.
+    #[repr(align(64))]
+    struct Told(u32);
+
+    impl Default for Told {
+        fn default() -> Self {
+            Told(7)
+        }
+    }
+
+    impl Drop for Told {
+        fn drop(&mut self) {
+            DROPPED.with_borrow_mut(|dropped| dropped.push(self.0));
+        }
+    }
+
+    fn dropped() -> Vec<u32> {
+        DROPPED.take()
+    }
+
+    #[test]
+    fn a_box_owns_its_value() {
+        let mut told = XBox::new(Told(1)).unwrap();
+
+        assert_eq!((&raw const *told).addr() % 64, 0);
+        told.0 += 1;
+        assert_eq!((told.0, LIVE.get(), dropped()), (2, 1, vec![]));
+        drop(told);
+        assert_eq!((LIVE.get(), dropped()), (0, vec![2]));
+    }
+
+    #[test]
+    fn a_box_goes_to_c_and_comes_back() {
+        let raw = XBox::new(Told(3)).unwrap().into_raw();
+        assert_eq!((LIVE.get(), dropped()), (1, vec![]));
+
+        // SAFETY: it came from there, and is not used again.
+        let told = unsafe { XBox::from_raw(raw) };
+        assert_eq!(told.as_ref().map(|told| told.0), Some(3));
+        drop(told);
+        assert_eq!((LIVE.get(), dropped()), (0, vec![3]));
+        // SAFETY: nothing is there.
+        assert!(unsafe { XBox::<Told>::from_raw(ptr::null_mut()) }.is_none());
+    }
+
+    #[test]
+    fn what_is_zeroed_is_zero() {
+        let zeroed = XBox::<[u64; 1000]>::zeroed().unwrap();
+
+        assert!(zeroed.iter().all(|&word| word == 0));
+        drop(zeroed);
+        assert_eq!(LIVE.get(), 0);
+    }
+
+    #[test]
+    fn a_slice_owns_each_of_its_values() {
+        for len in [1, 2, 513] {
+            let mut slice = XSlice::<Told>::new(len).unwrap();
+
+            assert_eq!(slice.len(), len);
+            assert!(slice.iter().all(|told| told.0 == 7));
+            for (i, told) in (0..).zip(slice.iter_mut()) {
+                // What is written over is dropped.
+                *told = Told(i);
+            }
+            assert_eq!(dropped(), vec![7; len]);
+            drop(slice);
+            assert_eq!((LIVE.get(), dropped()), (0, (0..len as u32).collect()));
+        }
+    }
+
+    #[test]
+    fn where_there_is_no_memory_there_is_no_box() {
+        EMPTY.set(true);
+        assert!(XBox::<[u64; 4]>::zeroed().is_none());
+        assert!(XSlice::<Told>::new(3).is_none());
+        assert!(XBox::new(Told(5)).is_none());
+        // Nobody has it, so it is gone.
+        assert_eq!(dropped(), vec![5]);
+        EMPTY.set(false);
+        // So many bytes have no number.
+        assert!(XSlice::<Told>::new(usize::MAX / 2).is_none());
+        assert_eq!(LIVE.get(), 0);
+    }
+}

@@ -2,23 +2,27 @@
 //! Everything that cargo-mutants would change in the core, tried on the fastest
 //! tests that come by it; what nobody notices has to be known, with a reason.
 
+use crate::remembered::{Fate, Left, Memory, Reach};
 use crate::switches::{Listed, QUESTION, switched};
 use crate::{PATIENCE, Tree, run, write};
 use anyhow::{Context, Result, ensure};
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike};
 use serde::Deserialize;
-use std::collections::BTreeSet;
-use std::collections::btree_map::{BTreeMap, Entry};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// Where the tests are that are tried.
-const TARGETS: [(&str, &str); 8] = [
+pub const TARGETS: [(&str, &str); 11] = [
     ("arch", "lib"),
     ("p2m", "lib"),
     ("machine", "lib"),
@@ -27,16 +31,29 @@ const TARGETS: [(&str, &str); 8] = [
     ("machine", "losses"),
     ("machine", "faults"),
     ("machine", "properties"),
+    ("machine", "large"),
+    ("machine", "paravirt"),
+    ("machine", "optimum"),
 ];
 
-/// A test that takes longer, with all the questions in the core, is not tried.
-const SLOW: Duration = Duration::from_secs(15);
+/// A test that takes more time of the processor, with all the questions in the core,
+/// is not tried.
+const SLOW: Duration = Duration::from_secs(3);
 
 /// Random tests are tried with so many cases, always the same ones.
-const CASES: [(&str, &str); 2] = [("PROPTEST_CASES", "24"), ("PROPTEST_RNG_SEED", "1")];
+/// A case that fails is not made smaller.
+pub const CASES: [(&str, &str); 3] = [
+    ("PROPTEST_CASES", "24"),
+    ("PROPTEST_RNG_SEED", "1"),
+    ("PROPTEST_MAX_SHRINK_ITERS", "0"),
+];
 
 /// How many of a hundred have to be noticed.
 const ENOUGH: f64 = 95.0;
+
+/// Levels of optimisation: what is built once is run thousands of times, or once.
+const MANY_RUNS: &str = "2";
+const ONE_RUN: &str = "0";
 
 /// Test programs by package and target.
 type Programs = BTreeMap<(String, String), PathBuf>;
@@ -45,9 +62,19 @@ const SURVIVORS: &str = "tests/mutations/survivors.toml";
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// Only changes in files whose paths contain this, or one of these.
+    /// Only changes in files whose paths contain this, or one of these; what is
+    /// known of the others is told, too.
     #[arg(long)]
     file: Vec<String>,
+    /// Only those that nobody noticed when they were last tried.
+    #[arg(long)]
+    survived: bool,
+    /// Begin none after so many minutes. The next run goes on from there.
+    #[arg(long)]
+    minutes: Option<u64>,
+    /// Forget what was found out before.
+    #[arg(long)]
+    again: bool,
     /// How many at once.
     #[arg(long, default_value_t = 1)]
     jobs: usize,
@@ -71,15 +98,6 @@ struct Survivor {
     name: String,
     /// Why that is.
     reason: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Fate {
-    /// By this test.
-    Caught(String),
-    Survived,
-    /// It does not compile.
-    Unviable,
 }
 
 /// A name that stays the same when lines are added elsewhere in the file.
@@ -128,10 +146,15 @@ fn text_of(source: &str, m: &Listed) -> Option<String> {
 }
 
 /// Build the tests of `targets`; on failure, what the compiler says and where.
-fn build(tree: &Tree, targets: &[(&str, &str)]) -> Result<Result<Programs, Vec<Diagnosis>>> {
+fn build(
+    tree: &Tree,
+    targets: &[(&str, &str)],
+    optimise: &str,
+) -> Result<Result<Programs, Vec<Diagnosis>>> {
     // Left by a test that failed; cargo would take it for a member of the workspace.
     let _ = fs::remove_dir_all(tree.root.join("arch/proptest-regressions"));
     let mut cargo = tree.cargo(&["test", "--no-run", "-q", "--message-format=json"]);
+    cargo.env("CARGO_PROFILE_DEV_OPT_LEVEL", optimise);
     if targets.iter().any(|&(_, target)| target == "lib") {
         cargo.arg("--lib");
     }
@@ -195,14 +218,14 @@ struct Diagnosis {
 struct Built {
     programs: Programs,
     switched: BTreeSet<usize>,
-    /// Of a value that is none of the function's type.
-    unviable: BTreeSet<usize>,
 }
 
-fn build_switched(tree: &Tree, listed: &[Listed]) -> Result<Built> {
-    let mut without = BTreeSet::new();
-    let mut unviable = BTreeSet::new();
-    let mut constant = BTreeSet::new();
+fn build_switched(tree: &Tree, listed: &[Listed], left: &mut Left) -> Result<Built> {
+    let Left {
+        without,
+        unviable,
+        constant,
+    } = left;
     let files: BTreeSet<&str> = listed.iter().map(|m| m.file.as_str()).collect();
 
     for _ in 0..40 {
@@ -213,7 +236,7 @@ fn build_switched(tree: &Tree, listed: &[Listed]) -> Result<Built> {
             .chain(files.iter().copied())
         {
             let source = fs::read_to_string(head)?;
-            let made = switched(&source, listed, head, &without, &constant)?;
+            let made = switched(&source, listed, head, without, constant)?;
             let mut text = made.text;
             // Of the same length: places stay right.
             for no_std in ["#![no_std]", "#![cfg_attr(not(test), no_std)]"] {
@@ -226,12 +249,11 @@ fn build_switched(tree: &Tree, listed: &[Listed]) -> Result<Built> {
             done.extend(made.done);
             places.insert(head, made.places);
         }
-        let diagnoses = match build(tree, &TARGETS)? {
+        let diagnoses = match build(tree, &TARGETS, MANY_RUNS)? {
             Ok(programs) => {
                 return Ok(Built {
                     programs,
                     switched: done,
-                    unviable,
                 });
             }
             Err(diagnoses) => diagnoses,
@@ -279,13 +301,23 @@ struct Test {
     reached: BTreeSet<usize>,
 }
 
-fn command(test: &Test, number: usize) -> Command {
-    let mut command = crate::test(&test.program, &test.dir, &test.test, number);
-    command.envs(CASES);
+/// It ends after so much time of the processor, if not before.
+fn command(test: &Test, number: usize, limit: Duration) -> Command {
+    let limited = format!("ulimit -t {} && exec \"$@\"", limit.as_secs() + 1);
+    let plain = crate::test(&test.program, &test.dir, &test.test, number);
+    let mut command = Command::new("sh");
+
+    command
+        .args(["-c", &limited, "sh"])
+        .arg(plain.get_program())
+        .args(plain.get_args())
+        .current_dir(&test.dir)
+        .envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .envs(CASES);
     command
 }
 
-fn tests(tree: &Tree, programs: &Programs) -> Result<Vec<Test>> {
+fn tests(tree: &Tree, programs: &Programs, memory: &mut Memory) -> Result<Vec<Test>> {
     let mut tests = Vec::new();
     for (package, target) in TARGETS {
         let Some(program) = programs.get(&(package.to_owned(), target.to_owned())) else {
@@ -312,14 +344,19 @@ fn tests(tree: &Tree, programs: &Programs) -> Result<Vec<Test>> {
     }
     let reached = tree.root.join("reached");
     for test in &mut tests {
+        if let Some(known) = memory.reach(&test.name) {
+            (test.took, test.reached) = (known.took, known.reached);
+            continue;
+        }
         let _ = fs::remove_file(&reached);
-        let start = Instant::now();
-        let mut command = command(test, 0);
+        let before = used()?;
+        let mut command = command(test, 0, SLOW);
         command.env("REACHED", &reached);
-        let output = run(command, SLOW)?;
-        test.took = start.elapsed();
-        let Some(output) = output else {
+        let output = run(command, PATIENCE)?;
+        test.took = used()?.saturating_sub(before);
+        let Some(output) = output.filter(|_| test.took < SLOW) else {
             println!("mutants: not tried, for it takes too long: {}", test.name);
+            test.took = test.took.max(SLOW);
             continue;
         };
         if !output.status.success() {
@@ -330,9 +367,22 @@ fn tests(tree: &Tree, programs: &Programs) -> Result<Vec<Test>> {
         let text = fs::read_to_string(&reached).unwrap_or_default();
         test.reached = text.lines().filter_map(|n| n.parse().ok()).collect();
     }
+    let reach = tests.iter().map(|test| {
+        let (took, reached) = (test.took, test.reached.clone());
+        (test.name.clone(), Reach { took, reached })
+    });
+    memory.note_reach(reach.collect())?;
     tests.retain(|test| test.took < SLOW);
     tests.sort_by_key(|test| test.took);
     Ok(tests)
+}
+
+/// Time of the processor that all children took that have ended.
+fn used() -> Result<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    let time = |t: TimeVal| Duration::from_micros(t.num_microseconds() as u64);
+
+    Ok(time(usage.user_time()) + time(usage.system_time()))
 }
 
 fn failed(output: Option<Output>) -> bool {
@@ -340,11 +390,26 @@ fn failed(output: Option<Output>) -> bool {
     output.is_none_or(|output| !output.status.success())
 }
 
-/// Try one change on each test that comes by it.
-fn fate(tests: &[Test], number: usize) -> Result<Fate> {
-    for test in tests.iter().filter(|t| t.reached.contains(&number)) {
-        let patience = Duration::from_secs(10) + 10 * test.took;
-        if failed(run(command(test, number), patience)?) {
+/// How often each test has noticed a change of the same function.
+type Caught = BTreeMap<String, u32>;
+
+/// Try one change on each test that comes by it: the one first that noticed it
+/// when it was last tried, then those that notice most in the same function, then
+/// the fastest.
+fn fate(tests: &[Test], number: usize, last: Option<&str>, caught: &Caught) -> Result<Fate> {
+    let mut some: Vec<&Test> = tests
+        .iter()
+        .filter(|t| t.reached.contains(&number))
+        .collect();
+
+    some.sort_by_key(|test| {
+        let count = caught.get(&test.name).copied().unwrap_or(0);
+        (last != Some(test.name.as_str()), Reverse(count))
+    });
+    for test in some {
+        // Time of the processor: others may be at work on this machine.
+        let limit = Duration::from_secs(3) + 8 * test.took;
+        if failed(run(command(test, number, limit), 10 * limit)?) {
             return Ok(Fate::Caught(test.name.clone()));
         }
     }
@@ -379,7 +444,7 @@ fn alone(tree: &Tree, m: &Listed) -> Result<Fate> {
         if package == "arch" && !m.file.starts_with("arch/") {
             continue;
         }
-        let Ok(programs) = build(tree, &TARGETS[i..=i])? else {
+        let Ok(programs) = build(tree, &TARGETS[i..=i], ONE_RUN)? else {
             return Ok(Fate::Unviable);
         };
         let program = programs
@@ -398,7 +463,7 @@ fn alone(tree: &Tree, m: &Listed) -> Result<Fate> {
     Ok(Fate::Survived)
 }
 
-fn listed(options: &Options) -> Result<Vec<Listed>> {
+fn listed() -> Result<Vec<Listed>> {
     let cargo = std::env::var_os("CARGO_MUTANTS")
         .context("CARGO_MUTANTS does not say where cargo-mutants is")?;
     let output = Command::new(cargo)
@@ -411,43 +476,98 @@ fn listed(options: &Options) -> Result<Vec<Listed>> {
         String::from_utf8_lossy(&output.stderr)
     );
     let mut listed: Vec<Listed> = serde_json::from_slice(&output.stdout)?;
-    listed.retain(|m| options.file.is_empty() || options.file.iter().any(|f| m.file.contains(f)));
     listed.sort_by_key(|m| (m.file.clone(), m.span, m.genre.clone()));
     ensure!(!listed.is_empty(), "cargo-mutants has nothing to change");
     Ok(listed)
 }
 
 pub fn main(out: &Path, options: &Options) -> Result<()> {
-    let listed = listed(options)?;
+    let listed = listed()?;
     let names = names(&listed);
     let known: Known = toml::from_str(&fs::read_to_string(SURVIVORS)?)?;
-    let tree = Tree::new(std::path::absolute(out.join("generated"))?)?;
-    println!("mutants: {} changes", listed.len());
-    let Built {
-        programs,
-        switched,
-        unviable,
-    } = build_switched(&tree, &listed)?;
-    let tests = tests(&tree, &programs)?;
-    let apart = (0..listed.len()).filter(|n| !switched.contains(n) && !unviable.contains(n));
-    for n in apart {
-        println!("mutants: to be built alone: {}", names[n]);
-    }
+    fs::create_dir_all(out)?;
+    let mut memory = Memory::new(out.join("remembered.json"), &names, options.again)?;
+    let mut fates: BTreeMap<usize, Fate> = names
+        .iter()
+        .enumerate()
+        .filter_map(|(n, name)| Some((n, memory.fate(name)?)))
+        .collect();
+    let wanted = |n: &usize| {
+        let file = &listed[*n].file;
+        let chosen = options.file.is_empty() || options.file.iter().any(|f| file.contains(f));
+        let survived = memory.once(&names[*n]) == Some(&Fate::Survived);
+
+        chosen && (survived || !options.survived)
+    };
+    let todo: Vec<usize> = (0..listed.len())
+        .filter(|n| !fates.contains_key(n))
+        .filter(wanted)
+        .collect();
     println!(
-        "mutants: {} with one build, {} tests in {:.0} s",
+        "mutants: {} changes, {} to be tried",
+        listed.len(),
+        todo.len()
+    );
+    if !todo.is_empty() {
+        try_all(out, options, &listed, &names, &todo, &mut memory, &mut fates)?;
+    }
+    report(options, &listed, &names, &fates, &known)
+}
+
+fn try_all(
+    out: &Path,
+    options: &Options,
+    listed: &[Listed],
+    names: &[String],
+    todo: &[usize],
+    memory: &mut Memory,
+    fates: &mut BTreeMap<usize, Fate>,
+) -> Result<()> {
+    let start = Instant::now();
+    let in_time = || {
+        let minutes = options.minutes.unwrap_or(u64::MAX / 60);
+        start.elapsed() < Duration::from_secs(60 * minutes)
+    };
+    let tree = Tree::new(std::path::absolute(out.join("generated"))?)?;
+    let mut left = memory.left();
+    let Built { programs, switched } = build_switched(&tree, listed, &mut left)?;
+    memory.note_left(&left)?;
+    let tests = tests(&tree, &programs, memory)?;
+    println!(
+        "mutants: {} with one build, {} do not compile, {} alone; {} tests in {:.0} s",
         switched.len(),
+        left.unviable.len(),
+        listed.len() - switched.len() - left.unviable.len(),
         tests.len(),
         tests.iter().map(|t| t.took.as_secs_f64()).sum::<f64>()
     );
 
+    let function = |n: usize| (&listed[n].file, listed[n].function.as_ref());
+    let (together, apart): (Vec<usize>, Vec<usize>) =
+        todo.iter().copied().partition(|n| switched.contains(n));
     let next = AtomicUsize::new(0);
-    let numbers: Vec<usize> = switched.iter().copied().collect();
-    let mut fates: BTreeMap<usize, Fate> = std::thread::scope(|scope| {
+    let caught = Mutex::new(BTreeMap::<_, Caught>::new());
+    let memory = Mutex::new(memory);
+    let done: BTreeMap<usize, Fate> = std::thread::scope(|scope| {
         let work = || -> Result<Vec<(usize, Fate)>> {
             let mut done = Vec::new();
-            while let Some(&n) = numbers.get(next.fetch_add(1, Relaxed)) {
-                let fate = fate(&tests, n + 1)?;
+            while in_time() {
+                let Some(&n) = together.get(next.fetch_add(1, Relaxed)) else {
+                    break;
+                };
+                let last = match memory.lock().expect("no panic").once(&names[n]) {
+                    Some(Fate::Caught(by)) => Some(by.clone()),
+                    _ => None,
+                };
+                let alike = caught.lock().expect("no panic").get(&function(n)).cloned();
+                let fate = fate(&tests, n + 1, last.as_deref(), &alike.unwrap_or_default())?;
                 println!("mutants: {}: {fate:?}", names[n]);
+                memory.lock().expect("no panic").note(&names[n], &fate)?;
+                if let Fate::Caught(by) = &fate {
+                    let mut caught = caught.lock().expect("no panic");
+                    let alike = caught.entry(function(n)).or_default();
+                    *alike.entry(by.clone()).or_default() += 1;
+                }
                 done.push((n, fate));
             }
             Ok(done)
@@ -461,15 +581,27 @@ pub fn main(out: &Path, options: &Options) -> Result<()> {
         }
         anyhow::Ok(all)
     })?;
-    fates.extend(unviable.into_iter().map(|n| (n, Fate::Unviable)));
-    let tree = Tree::new(std::path::absolute(out.join("alone"))?)?;
-    for (n, m) in listed.iter().enumerate() {
-        if let Entry::Vacant(fate) = fates.entry(n) {
-            let fate = fate.insert(alone(&tree, m)?);
-            println!("mutants: {} (built alone): {fate:?}", names[n]);
+    fates.extend(done);
+
+    let memory = memory.into_inner().expect("no panic");
+    let mut tree = None;
+    for n in apart {
+        if !in_time() {
+            break;
         }
+        let fate = if left.unviable.contains(&n) {
+            Fate::Unviable
+        } else {
+            if tree.is_none() {
+                tree = Some(Tree::new(std::path::absolute(out.join("alone"))?)?);
+            }
+            alone(tree.as_ref().context("it was just made")?, &listed[n])?
+        };
+        println!("mutants: {} (built alone): {fate:?}", names[n]);
+        memory.note(&names[n], &fate)?;
+        fates.insert(n, fate);
     }
-    report(options, &listed, &names, &fates, &known)
+    Ok(())
 }
 
 fn report(
@@ -482,10 +614,11 @@ fn report(
     let mut modules: BTreeMap<&str, [usize; 3]> = BTreeMap::new();
     for (n, m) in listed.iter().enumerate() {
         let counts = modules.entry(m.file.as_str()).or_default();
-        let column = match fates[&n] {
-            Fate::Caught(_) => 0,
-            Fate::Survived => 1,
-            Fate::Unviable => 2,
+        let column = match fates.get(&n) {
+            Some(Fate::Caught(_)) => 0,
+            Some(Fate::Survived) => 1,
+            Some(Fate::Unviable) => 2,
+            None => continue,
         };
         counts[column] += 1;
     }
@@ -505,6 +638,7 @@ fn report(
         [sum[0] + counts[0], sum[1] + counts[1], sum[2] + counts[2]]
     });
     let (total, score) = row("all", sum);
+    let untried = listed.len() - fates.len();
     let rows: Vec<_> = modules
         .iter()
         .map(|(name, counts)| row(name, *counts).0)
@@ -536,11 +670,8 @@ fn report(
         for row in &rows {
             text.push_str(&format!("| {} |\n", row.join(" | ")));
         }
-        if !options.file.is_empty() {
-            let only = options.file.join("`, `");
-            text.push_str(&format!(
-                "\nThis was a run on part of the core: `{only}`. The rest was not tried.\n"
-            ));
+        if untried > 0 {
+            text.push_str(&format!("\n{untried} changes were not tried.\n"));
         }
         write(path, text.as_bytes())?;
     }
@@ -552,28 +683,24 @@ fn report(
         .collect();
     let mut unknown = 0;
     for (n, name) in names.iter().enumerate() {
-        match (&fates[&n], reasons.get(name.as_str())) {
-            (Fate::Survived, None) => {
+        match (fates.get(&n), reasons.get(name.as_str())) {
+            (Some(Fate::Survived), None) => {
                 unknown += 1;
                 println!(
                     "mutants: nobody notices, and no reason is known (line {}): {name}",
                     listed[n].span.start.line
                 );
             }
-            (Fate::Caught(by), Some(_)) => {
+            (Some(Fate::Caught(by)), Some(_)) => {
                 println!("mutants: noticed by {by}, take it out of {SURVIVORS}: {name}");
             }
             _ => {}
         }
     }
-    if options.file.is_empty() {
-        let names: BTreeSet<&str> = names.iter().map(String::as_str).collect();
-        for gone in reasons.keys().filter(|name| !names.contains(*name)) {
-            unknown += 1;
-            println!(
-                "mutants: there is no such change any more, take it out of {SURVIVORS}: {gone}"
-            );
-        }
+    let names: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+    for gone in reasons.keys().filter(|name| !names.contains(*name)) {
+        unknown += 1;
+        println!("mutants: there is no such change any more, take it out of {SURVIVORS}: {gone}");
     }
     ensure!(unknown == 0, "{unknown} changes: see above");
     ensure!(
@@ -583,6 +710,10 @@ fn report(
     println!(
         "mutants: {} changes tried, {score:.1} % noticed",
         sum[0] + sum[1]
+    );
+    ensure!(
+        untried == 0 || !options.file.is_empty() || options.survived,
+        "{untried} changes are to be tried yet: run it again"
     );
     Ok(())
 }

@@ -24,7 +24,7 @@ pub struct Listed {
     pub genre: String,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Function {
     pub function_name: String,
 }
@@ -398,6 +398,30 @@ impl<'a> Visit<'a> for Finder<'_> {
             }
         }
         visit::visit_arm(self, arm);
+    }
+
+    fn visit_expr_struct(&mut self, e: &'a syn::ExprStruct) {
+        let rest = e.rest.as_ref().map(|rest| self.lines.range(rest.span()));
+        for field in &e.fields {
+            let numbers = self.take(field.span(), "StructField");
+            let (Some(&n), Some(rest)) = (numbers.first(), &rest) else {
+                continue;
+            };
+            // Without it, it is that of the rest.
+            let (syn::Member::Named(name), rest) = (&field.member, &self.lines.text[rest.clone()])
+            else {
+                continue;
+            };
+            let name_of = match field.colon_token {
+                Some(_) => String::new(),
+                None => format!("{name}: "),
+            };
+            let is = format!("{}::is({})", self.question, n + 1);
+            let prefix = format!("{name_of}(if {is} {{ ({rest}).{name} }} else {{ ");
+            let range = self.lines.range(field.expr.span());
+            self.wrap(range, &numbers, [prefix, " })".to_owned()]);
+        }
+        visit::visit_expr_struct(self, e);
     }
 
     // What a constant is made of cannot ask.

@@ -11,7 +11,7 @@ use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use regex::Regex;
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -29,6 +29,9 @@ struct Args {
     /// Where the logs go.
     #[arg(long, default_value = "out/logs/verify")]
     logs: PathBuf,
+    /// Write the table there, if all of it holds.
+    #[arg(long, conflicts_with = "filter")]
+    write: Option<PathBuf>,
 }
 
 /// One line of the table.
@@ -98,7 +101,15 @@ fn parts(times: u64, seed: u64) -> Vec<Part> {
         Part {
             name: "all orders of events, regions of 4 pages",
             command: test("model", "small"),
-            env: vec![("MODEL_MOVES", "4".to_owned())],
+            env: vec![("MODEL_PAGES", "4".to_owned()), ("MODEL_MOVES", "3".to_owned())],
+            tried: ("states", r"(?m)^model: (\d+) states in all"),
+            seeded: false,
+        },
+        // Each move more makes it twenty times as many, each page more doubles it.
+        Part {
+            name: "all orders of more events, regions of 4 pages",
+            command: test("model", "small"),
+            env: vec![("MODEL_PAGES", "2".to_owned()), ("MODEL_MOVES", "4".to_owned())],
             tried: ("states", r"(?m)^model: (\d+) states in all"),
             seeded: false,
         },
@@ -112,7 +123,8 @@ fn parts(times: u64, seed: u64) -> Vec<Part> {
         Part {
             name: "address sanitizer",
             command: cargo(
-                "test -q --locked -p arch -p p2m -p machine --lib --test xsa --test reasons --test losses \
+                "test -q --locked -p arch -p p2m -p machine -p xen-rs --lib --test xsa --test reasons \
+                 --test losses --test paravirt --test large \
                  --target x86_64-unknown-linux-gnu --target-dir target/asan",
             ),
             // The compiler has it, and calls it unstable.
@@ -122,6 +134,30 @@ fn parts(times: u64, seed: u64) -> Vec<Part> {
             ],
             tried: ("tests", r"(?m)^test result: ok\. (\d+) passed"),
             seeded: false,
+        },
+        Part {
+            name: "optimised, and all that the compiler can check",
+            command: cargo(
+                "test -q --locked --release -p arch -p p2m -p machine -p xen-rs --lib --test xsa \
+                 --test reasons --test losses --test paravirt --test large --test properties \
+                 --test faults --target-dir target/checked",
+            ),
+            env: [
+                proptest(500),
+                vec![
+                    ("RUSTC_BOOTSTRAP", "1".to_owned()),
+                    (
+                        "RUSTFLAGS",
+                        format!(
+                            "-Zub-checks=yes -Zrandomize-layout -Zlayout-seed={seed} \
+                             -Cdebug-assertions=yes -Coverflow-checks=yes"
+                        ),
+                    ),
+                ],
+            ]
+            .concat(),
+            tried: ("tests", r"(?m)^test result: ok\. (\d+) passed"),
+            seeded: true,
         },
         Part {
             name: "calls made of any bytes",
@@ -156,59 +192,106 @@ fn parts(times: u64, seed: u64) -> Vec<Part> {
     ]
 }
 
-fn main() -> Result<()> {
-    let args = Args::parse();
-    let seed = args.seed.unwrap_or_else(|| {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        now.map_or(1, |t| t.as_secs())
-    });
-    let mut table = Table::new();
-    let mut failed = Vec::new();
+/// What was tried, and how that went.
+struct Row {
+    cells: [String; 7],
+    holds: bool,
+}
 
-    fs::create_dir_all(&args.logs)?;
-    table.load_preset(NOTHING);
-    table.set_header(["property", "tried", "", "seconds", "seed", ""]);
-    for (i, part) in parts(args.times, seed).into_iter().enumerate() {
-        if args.filter.as_ref().is_some_and(|f| !part.name.contains(f)) {
-            continue;
-        }
-        println!("  VERIFY  {}", part.name);
-        let path = args.logs.join(format!("{i}.log"));
-        let log = File::create(&path)?;
-        let start = Instant::now();
-        let status = Command::new(&part.command[0])
-            .args(&part.command[1..])
-            .envs(part.env)
-            .env("RUST_BACKTRACE", "0")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .status()
-            .with_context(|| part.command.join(" "))?;
-        let text = String::from_utf8_lossy(&fs::read(&path)?).into_owned();
-        let tried: u64 = Regex::new(part.tried.1)?
-            .captures_iter(&text)
-            .filter_map(|c| c[1].parse::<u64>().ok())
-            .sum();
-        // A part that tried nothing shows nothing.
-        let ok = status.success() && tried > 0;
-        if !ok {
-            failed.push(format!("{}: see {}", part.name, path.display()));
-        }
-        table.add_row([
+const HEAD: [&str; 7] = ["property", "tried", "", "with", "seconds", "seed", ""];
+
+fn run(part: &Part, log: &Path, seed: u64) -> Result<Row> {
+    let file = File::create(log)?;
+    let start = Instant::now();
+    let status = Command::new(&part.command[0])
+        .args(&part.command[1..])
+        .envs(part.env.iter().map(|(name, value)| (name, value)))
+        .env("RUST_BACKTRACE", "0")
+        .stdin(Stdio::null())
+        .stdout(file.try_clone()?)
+        .stderr(file)
+        .status()
+        .with_context(|| part.command.join(" "))?;
+    let text = String::from_utf8_lossy(&fs::read(log)?).into_owned();
+    let tried: u64 = Regex::new(part.tried.1)?
+        .captures_iter(&text)
+        .filter_map(|c| c[1].parse::<u64>().ok())
+        .sum();
+    // A part that tried nothing shows nothing.
+    let holds = status.success() && tried > 0;
+    let with = part.env.iter().filter(|(name, _)| !name.ends_with("_SEED"));
+    let with: Vec<_> = with.map(|(name, value)| format!("{name}={value}")).collect();
+
+    Ok(Row {
+        cells: [
             part.name.to_owned(),
             tried.to_string(),
             part.tried.0.to_owned(),
+            with.join(" "),
             format!("{:.0}", start.elapsed().as_secs_f64()),
             if part.seeded {
                 seed.to_string()
             } else {
                 String::new()
             },
-            if ok { "holds" } else { "FAILS" }.to_owned(),
-        ]);
+            if holds { "holds" } else { "FAILS" }.to_owned(),
+        ],
+        holds,
+    })
+}
+
+fn page(rows: &[Row], seed: u64) -> String {
+    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+    let head = HEAD.map(str::to_owned);
+    let mut text = format!(
+        "<!-- SPDX-License-Identifier: GPL-2.0-only -->\n# The long form of the tests on the host\n\n\
+         Written by `make -f build.mk verify`. The same again: `make -f build.mk verify VERIFY_ARGS='--seed {seed}'`.\n\n\
+         {}|{}\n",
+        line(&head),
+        "---|".repeat(HEAD.len())
+    );
+
+    for row in rows {
+        let mut cells = row.cells.clone();
+        if !cells[3].is_empty() {
+            cells[3] = format!("`{}`", cells[3]);
+        }
+        text.push_str(&line(&cells));
     }
+    text
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let seed = args.seed.unwrap_or_else(|| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        now.map_or(1, |t| t.as_secs())
+    });
+    let mut rows = Vec::new();
+    let mut failed = Vec::new();
+
+    fs::create_dir_all(&args.logs)?;
+    for (i, part) in parts(args.times, seed).iter().enumerate() {
+        if args.filter.as_ref().is_some_and(|f| !part.name.contains(f)) {
+            continue;
+        }
+        println!("  VERIFY  {}", part.name);
+        let log = args.logs.join(format!("{i}.log"));
+        let row = run(part, &log, seed)?;
+        println!("          {}", row.cells[1..].join(" "));
+        if !row.holds {
+            failed.push(format!("{}: see {}", part.name, log.display()));
+        }
+        rows.push(row);
+    }
+    let mut table = Table::new();
+    table.load_preset(NOTHING);
+    table.set_header(HEAD);
+    table.add_rows(rows.iter().map(|row| &row.cells));
     println!("{table}");
     ensure!(failed.is_empty(), "{}", failed.join("\n"));
+    if let Some(path) = &args.write {
+        fs::write(path, page(&rows, seed))?;
+    }
     Ok(())
 }
