@@ -299,4 +299,27 @@ mod tests {
         account.add(Counter::Splits, 1);
         assert!(!account.splits_balance());
     }
+
+    #[test]
+    fn holds_are_summed_and_the_longest_is_kept() {
+        let account = Account::new();
+
+        for ticks in [5, 9, 2] {
+            account.hold(ticks);
+        }
+        assert_eq!(account.count(Counter::HoldTicks), 16);
+        assert_eq!(account.count(Counter::LongestHold), 9);
+    }
+
+    #[test]
+    fn a_refusal_is_counted_as_what_it_is() {
+        let account = Account::new();
+
+        account.settle(Outcome::Refused(Reason::Hole));
+        account.settle(Outcome::Refused(Reason::Hole));
+        assert_eq!(account.refused(Reason::Hole), 2);
+        assert_eq!(account.refused(Reason::Pinned), 0);
+        assert_eq!(account.count(Counter::LookedAt), 2);
+        assert_eq!(account.get(ENTRIES), 0);
+    }
 }

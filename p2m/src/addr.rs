@@ -137,3 +137,16 @@ impl Region {
         Gfn(self.0 << Order::REGION.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_end_where_the_heap_does() {
+        assert_eq!(Order::new(20), Some(Order::MAX));
+        assert_eq!(Order::new(21), None);
+        assert_eq!(Order::MAX.larger(), Order::MAX);
+        assert_eq!(Order::REGION.larger().log2(), Order::REGION.log2() + 1);
+    }
+}

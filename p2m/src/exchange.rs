@@ -961,4 +961,163 @@ mod tests {
         list.push(Gfn(inverse.wrapping_mul(77)), Mfn::INVALID);
         assert!(!names.all_different(list.as_slice()));
     }
+
+    type Full = Pairs<[Pair; 512]>;
+
+    fn pairs(gfns: impl IntoIterator<Item = u64>) -> Full {
+        let mut list = Full::new();
+
+        for gfn in gfns {
+            assert!(list.push(Gfn(gfn), Mfn::INVALID));
+        }
+        list
+    }
+
+    fn request(in_order: u32, out_order: u32, nr: u64) -> Request {
+        Request::new(in_order, out_order, nr, 0, 9).unwrap()
+    }
+
+    #[test]
+    fn a_call_may_be_done_already() {
+        assert_eq!(Request::new(0, 0, 8, 8, 9).map(|r| r.done()), Ok(8));
+        assert_eq!(Request::new(0, 0, 8, 9, 9), Err(Errno::Inval));
+    }
+
+    /// What becomes of a batch: one extent is given, one is wanted.
+    fn gathered(request: Request, ins: Full, outs: Full) -> (bool, bool) {
+        let mut ins = ins;
+        let (gathered, wanted) = request.gather(&mut ins, &outs);
+        let given = gathered.in_order == Order::REGION;
+
+        assert_eq!(given, ins.len() == 1);
+        (given, wanted.is_some())
+    }
+
+    #[test]
+    fn a_region_is_gathered_where_the_order_makes_no_difference() {
+        let (region, far) = (|| pairs((512..1024).rev()), || pairs(4096..4608));
+
+        assert_eq!(gathered(request(0, 0, 512), region(), far()), (true, true));
+        assert_eq!(
+            gathered(request(0, 0, 512), region(), pairs(4000..4512)),
+            (true, false)
+        );
+        assert_eq!(
+            gathered(request(0, 0, 512), pairs(4000..4512), region()),
+            (false, true)
+        );
+        // The same list twice: it makes no difference.
+        assert_eq!(
+            gathered(request(0, 0, 512), region(), region()),
+            (true, true)
+        );
+        // Other outputs in it: it does.
+        assert_eq!(
+            gathered(request(0, 0, 512), region(), pairs(512..1024)),
+            (false, false)
+        );
+        assert_eq!(
+            gathered(request(0, 0, 512), region(), pairs(1000..1512)),
+            (false, false)
+        );
+        // But one chunk is all or nothing.
+        let one = pairs([512]);
+        let (gathered, wanted) = request(0, 9, 512).gather(&mut region(), &one);
+        assert_eq!((gathered.in_order, wanted), (Order::REGION, None));
+    }
+
+    #[test]
+    fn an_extent_that_reaches_into_a_region_is_in_it() {
+        // The last of these begins below the region, and ends in it.
+        let outs = || pairs((0..64).map(|i| 1020 + 8 * i - 512));
+
+        assert_eq!(
+            gathered(request(3, 3, 64), pairs((512..1024).step_by(8)), outs()),
+            (false, false)
+        );
+        let beside = pairs((0..64).map(|i| 4100 + 8 * i));
+        assert_eq!(
+            gathered(request(3, 3, 64), pairs((512..1024).step_by(8)), beside),
+            (true, false)
+        );
+        let ins = pairs((0..64).map(|i| 516 + 8 * i));
+        assert_eq!(
+            gathered(request(3, 3, 64), ins, pairs((1024..1536).step_by(8))),
+            (false, false)
+        );
+    }
+
+    #[test]
+    fn lists_are_the_same_or_not() {
+        assert!(same(&pairs(3..9), &pairs(3..9)));
+        assert!(!same(&pairs(3..9), &pairs(4..10)));
+        assert!(!same(&pairs(3..9), &pairs(3..8)));
+        assert!(!same(&pairs(3..8), &pairs(3..9)));
+    }
+
+    #[test]
+    fn a_batch_ends_before_a_region() {
+        let gfns = |first: u64| pairs(first..first + 512);
+
+        // 100 pages of the next region are left for the next batch.
+        assert_eq!(request(0, 0, 2000).before_a_region(&gfns(100), 512), 412);
+        // There is no next one; or all is one region.
+        assert_eq!(request(0, 0, 512).before_a_region(&gfns(100), 512), 512);
+        assert_eq!(request(0, 0, 2000).before_a_region(&gfns(512), 512), 512);
+        // Larger extents are as they are.
+        let large = pairs([0, 512, 1024, 1536]);
+        assert_eq!(request(9, 9, 8).before_a_region(&large, 4), 4);
+        assert_eq!(request(9, 9, 4).before_a_region(&large, 4), 4);
+    }
+
+    #[test]
+    fn an_extent_goes_region_by_region() {
+        assert_eq!(part(Gfn(700), Order::REGION, 0), 324);
+        assert_eq!(part(Gfn(1024), Order::REGION, 324), 188);
+        assert_eq!(part(Gfn(512), Order::REGION, 0), 512);
+        // A small one at once, wherever it is.
+        assert_eq!(part(Gfn(1022), Order::new(3).unwrap(), 0), 8);
+    }
+
+    #[test]
+    fn what_is_frozen_is_found_by_both_its_numbers() {
+        let mut frozen = Full::new();
+        for (gfn, mfn) in [(5, 50), (6, 60), (7, 70)] {
+            frozen.push(Gfn(gfn), Mfn(mfn));
+        }
+        for large in [false, true] {
+            let mut names = Names::<[u32; 1024]>::default();
+            let names: &mut Names = &mut names;
+            names.all_added(frozen.as_slice());
+            let mut next = 0;
+            let mut inputs = Inputs {
+                frozen: frozen.as_slice(),
+                next: &mut next,
+                names: large.then_some(&*names),
+            };
+
+            for (gfn, mfn) in [(6, 60), (7, 70), (5, 50), (5, 50)] {
+                assert!(inputs.contains(Gfn(gfn), Mfn(mfn)));
+            }
+            for (gfn, mfn) in [(5, 60), (6, 50), (8, 70), (7, 80)] {
+                assert!(!inputs.contains(Gfn(gfn), Mfn(mfn)));
+            }
+        }
+    }
+
+    #[test]
+    fn each_of_these_keeps_a_domain_from_it() {
+        assert_eq!(unfit(Facts::HAP), None);
+        for fact in [
+            Facts::ALTP2M,
+            Facts::NESTED,
+            Facts::POD,
+            Facts::SHARING,
+            Facts::LOG_DIRTY,
+        ] {
+            assert_eq!(unfit(Facts::HAP | fact), Some(Errno::Opnotsupp), "{fact:?}");
+        }
+        assert_eq!(unfit(Facts::empty()), Some(Errno::Opnotsupp));
+        assert_eq!(unfit(Facts::HAP | Facts::DYING), Some(Errno::Inval));
+    }
 }

@@ -538,4 +538,59 @@ mod tests {
         assert_eq!(list.fill(513, |_| Ok::<(), ()>(())), Ok(()));
         assert!(list.is_empty());
     }
+
+    fn list(mfns: impl IntoIterator<Item = u64>) -> List {
+        let mut list = List::new();
+
+        for (gfn, mfn) in (0..).zip(mfns) {
+            assert!(list.push(Gfn(gfn), Mfn(mfn)));
+        }
+        list
+    }
+
+    #[test]
+    fn a_list_is_empty_or_not() {
+        assert!(List::new().is_empty());
+        assert!(!list([7]).is_empty());
+        let mut full = list(0..REGION_PAGES);
+        assert!(!full.has_room() && !full.push(Gfn(0), Mfn(0)));
+        full.truncate(REGION_PAGES - 1);
+        assert!(full.has_room());
+    }
+
+    #[test]
+    fn blocks_are_as_large_as_frames_and_the_call_allow() {
+        let order = |n| Order::new(n).unwrap();
+        let of =
+            |mfns: &[u64], most| block(list(mfns.iter().copied()).as_slice(), order(most)).log2();
+
+        assert_eq!(
+            block(list(512..1024).as_slice(), Order::REGION),
+            Order::REGION
+        );
+        assert_eq!(
+            block(list(513..1025).as_slice(), Order::REGION),
+            Order::PAGE
+        );
+        assert_eq!(of(&[8, 9, 10, 11, 12, 13, 14, 15], 9), 3);
+        assert_eq!(of(&[8, 9, 10, 11, 12, 13, 14, 15], 2), 2);
+        assert_eq!(of(&[8, 9, 10, 11, 12, 13, 14, 15], 0), 0);
+        // Not aligned, or with a gap.
+        assert_eq!(of(&[4, 5, 6, 7, 8, 9, 10, 11], 9), 2);
+        assert_eq!(of(&[8, 9, 10, 12], 9), 1);
+        assert_eq!(of(&[8, 10], 9), 0);
+        assert_eq!(of(&[8], 9), 0);
+    }
+
+    #[test]
+    fn single_pages_come_before_the_first_block() {
+        let all = list([3, 5, 8, 9, 10, 11, 1]);
+        let (pages, rest) = singles(all.as_slice(), Order::REGION);
+        assert_eq!((pages.len(), rest.len()), (2, 5));
+        // All are, where only pages are wanted.
+        let (pages, rest) = singles(all.as_slice(), Order::PAGE);
+        assert_eq!((pages.len(), rest.len()), (7, 0));
+        let none = list([3, 5, 9, 10]);
+        assert_eq!(singles(none.as_slice(), Order::REGION).0.len(), 4);
+    }
 }

@@ -148,4 +148,46 @@ mod tests {
         });
         assert_eq!(want(9, &t), Some(Mfn(0x8009)));
     }
+
+    #[test]
+    fn the_nearest_decide_and_nobody_further_off() {
+        // All that is not near is of another block, and in its place.
+        let t = table(|i| match i {
+            9 => None,
+            5..=13 => Some(0x8000 + i),
+            _ => Some(0x9000 + i),
+        });
+        assert_eq!(want(9, &t), Some(Mfn(0x8009)));
+    }
+
+    #[test]
+    fn what_is_no_ram_has_no_vote() {
+        let read_only = u64::from(arch::SW_TYPE_RAM_RO) << 52;
+        let t = table(|i| (i != 9).then_some(0x8000 + i));
+        for e in &t.0 {
+            e.fetch_or(read_only, Ordering::Relaxed);
+        }
+        assert_eq!(want(9, &t), None);
+    }
+
+    #[test]
+    fn as_many_for_as_against_want_nothing() {
+        for strangers in 0..8 {
+            let t = table(|i| match i {
+                9 => None,
+                5..=8 if i - 5 < strangers => Some(0x100 + 2 * i),
+                10..=13 if i - 6 < strangers => Some(0x100 + 2 * i),
+                _ => Some(0x8000 + i),
+            });
+            let wanted = (strangers < 4).then_some(Mfn(0x8009));
+            assert_eq!(want(9, &t), wanted, "{strangers}");
+        }
+        // The first is in place, and nobody agrees with it.
+        let t = table(|i| match i {
+            9 => None,
+            5 => Some(0x8005),
+            _ => Some(0x9001 + i),
+        });
+        assert_eq!(want(9, &t), None);
+    }
 }

@@ -217,3 +217,246 @@ pub fn shape(view: View<'_>) -> Shape {
         _ => Shape::Holes,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::Gfn;
+    use arch::{Entry, Format, SW_TYPE_RAM_RO, Table};
+    use core::sync::atomic::{AtomicU64, Ordering};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    const AT: Region = Region(5);
+    const BASE: u64 = 0x8000;
+
+    /// A 4 KiB leaf of EPT: RAM that may be read, written and executed, write-back.
+    fn ram(frame: u64) -> u64 {
+        frame << 12 | 7 | 6 << 3
+    }
+
+    fn of_type(entry: u64, sw_type: u8) -> u64 {
+        entry | u64::from(sw_type) << 52
+    }
+
+    fn table(entry: impl Fn(u64) -> u64) -> Table {
+        let table = Table([const { AtomicU64::new(0) }; ENTRIES]);
+
+        for (i, place) in (0..).zip(&table.0) {
+            place.store(entry(i), Ordering::Relaxed);
+        }
+        table
+    }
+
+    fn view(table: &Table) -> View<'_> {
+        View::Table(Format::Ept, table)
+    }
+
+    fn big(entry: u64) -> View<'static> {
+        View::Big(Format::Ept.decode(Entry(entry), 2))
+    }
+
+    /// The pages of a few blocks, in and out of their places.
+    fn frames() -> impl Strategy<Value = Vec<u64>> {
+        let run = (0u64..4, 0u64..3, 1usize..300);
+
+        vec(run, 1..40).prop_map(|runs| {
+            let all = runs
+                .into_iter()
+                .flat_map(|(block, off, n)| vec![(block, off); n]);
+            let mut frames: Vec<u64> = (0..)
+                .zip(all)
+                .map(|(slot, (block, off))| BASE + block * 512 + (slot + off) % 512)
+                .collect();
+            let len = frames.len();
+            frames.resize(512, BASE);
+            for slot in len..512 {
+                frames[slot] = BASE + 512 * 3 + slot as u64;
+            }
+            frames
+        })
+    }
+
+    /// The frame that most say, if more than half of 512 do.
+    fn most(all: impl Iterator<Item = u64>) -> Option<u64> {
+        let mut count = BTreeMap::new();
+
+        all.for_each(|block| *count.entry(block).or_insert(0) += 1);
+        count.into_iter().find(|&(_, n)| n > 256).map(|(b, _)| b)
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_table_is_said_to_be(frames in frames()) {
+            let t = table(|i| ram(frames[i as usize]));
+            let mut scratch = Scratch::default();
+            let state = judge(AT, view(&t), &mut scratch);
+            let ordered = frames[0] % 512 == 0 && (frames[0]..).zip(&frames).all(|(want, &f)| f == want);
+
+            if ordered {
+                prop_assert_eq!(state, State::InOrder { base: Mfn(frames[0]) });
+                return Ok(());
+            }
+            prop_assert_eq!(state, State::Astray);
+            prop_assert!(unchanged(view(&t), &scratch.pages));
+            let listed: Vec<_> = scratch.pages.as_slice().iter().map(|p| (p.gfn(), p.mfn())).collect();
+            let real: Vec<_> = (0..).zip(&frames).map(|(i, &f)| (AT.start().add(i), Mfn(f))).collect();
+            prop_assert_eq!(listed, real);
+
+            let home = scratch.home().0;
+            let in_place = |&(slot, frame): &(u64, u64)| frame % 512 == slot;
+            let all = || (0u64..).zip(frames.iter().copied());
+            for (slot, frame) in all() {
+                prop_assert_eq!(scratch.astray().has(slot), frame != home + slot);
+            }
+            let placed: Vec<u64> = all().filter(in_place).map(|(slot, f)| f - slot).collect();
+            if let Some(block) = most(placed.iter().copied()) {
+                prop_assert_eq!(home, block);
+            } else if placed.is_empty() {
+                // At least one that has some of them.
+                let blocks = || frames.iter().map(|f| f & !511);
+                prop_assert!(blocks().any(|block| block == home));
+                if let Some(block) = most(blocks()) {
+                    prop_assert_eq!(home, block);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_differs_in_nothing_that_counts_is_in_order() {
+        // One page was executed: a part of a superpage that must not be.
+        let t = table(|i| ram(BASE + i) & !(if i == 300 { 1 << 2 } else { 0 }));
+        let state = judge(AT, view(&t), &mut Scratch::default());
+
+        assert_eq!(state, State::InOrder { base: Mfn(BASE) });
+        // Nor is it for one page out of 512 that all is.
+        let t =
+            table(|i| ram(BASE + i + u64::from(i == 511)) & !(if i == 300 { 1 << 2 } else { 0 }));
+        let mut scratch = Scratch::default();
+        assert_eq!(judge(AT, view(&t), &mut scratch), State::Astray);
+        assert_eq!(scratch.home(), Mfn(BASE));
+        assert_eq!(scratch.astray().iter().collect::<Vec<_>>(), [511]);
+    }
+
+    #[test]
+    fn a_change_is_seen_wherever_it_is() {
+        let frame = |i: u64| BASE + (i ^ 1);
+        let before = table(|i| ram(frame(i)));
+        let mut scratch = Scratch::default();
+        assert_eq!(judge(AT, view(&before), &mut scratch), State::Astray);
+        let list = &scratch.pages;
+
+        assert!(unchanged(view(&before), list));
+        assert!(!unchanged(View::Nothing, list));
+        assert!(!unchanged(big(ram(BASE) | 1 << 7), list));
+        for slot in [0, 1, 77, 511] {
+            let other = |new: u64| table(move |i| if i == slot { new } else { ram(frame(i)) });
+            let moved = other(ram(frame(slot) + 512));
+            assert!(!unchanged(view(&moved), list), "{slot}");
+            let read_only = other(ram(frame(slot)) & !2);
+            assert!(!unchanged(view(&read_only), list), "{slot}");
+            assert!(!unchanged(view(&other(0)), list), "{slot}");
+        }
+        // All of it has become something else.
+        let all = table(|i| of_type(ram(frame(i)), SW_TYPE_RAM_RO));
+        assert!(!unchanged(view(&all), list));
+        // A list of a part of it is none.
+        scratch.pages.truncate(511);
+        assert!(!unchanged(view(&before), &scratch.pages));
+    }
+
+    #[test]
+    fn how_it_looks_from_outside() {
+        assert_eq!(shape(View::Nothing), Shape::Empty);
+        assert_eq!(shape(big(ram(BASE) | 1 << 7)), Shape::Whole);
+        let other = of_type(ram(BASE) | 1 << 7, SW_TYPE_RAM_RO);
+        assert_eq!(shape(big(other)), Shape::Other);
+        for (sw_type, expected) in [
+            (0, Shape::Empty),
+            (1, Shape::Empty),
+            (4, Shape::Empty),
+            (2, Shape::Other),
+            (5, Shape::Other),
+            (arch::SW_TYPE_POD, Shape::Other),
+        ] {
+            assert_eq!(shape(big(of_type(0, sw_type))), expected, "{sw_type}");
+            let holes = table(|_| of_type(0, sw_type));
+            assert_eq!(shape(view(&holes)), expected, "{sw_type}");
+            // One of them, among RAM.
+            let mixed = table(|i| {
+                if i == 9 {
+                    of_type(0, sw_type)
+                } else {
+                    ram(BASE + i)
+                }
+            });
+            let expected = match expected {
+                Shape::Empty => Shape::Holes,
+                other => other,
+            };
+            assert_eq!(shape(view(&mixed)), expected, "{sw_type}");
+        }
+        let broken = table(|i| ram(BASE + i));
+        assert_eq!(shape(view(&broken)), Shape::Broken);
+        let odd = table(|i| of_type(ram(BASE + i), if i == 511 { SW_TYPE_RAM_RO } else { 0 }));
+        assert_eq!(shape(view(&odd)), Shape::Other);
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_named() {
+        let ept_recalc = 1 << 10;
+        let why = |slot: u64, new: u64| {
+            let t = table(|i| if i == slot { new } else { ram(BASE + i) });
+            judge(AT, view(&t), &mut Scratch::default())
+        };
+
+        for slot in [0, 1, 511] {
+            let ram = ram(BASE + slot);
+            for (entry, reason) in [
+                (0, Reason::Hole),
+                (of_type(0, 4), Reason::Hole),
+                (of_type(0, arch::SW_TYPE_POD), Reason::MemType),
+                (of_type(ram, SW_TYPE_RAM_RO), Reason::MemType),
+                (ram | ept_recalc, Reason::Recalc),
+                (ram & !(7 << 3), Reason::Cacheability),
+            ] {
+                assert_eq!(why(slot, entry), State::Not(reason), "{slot} {entry:#x}");
+            }
+        }
+        assert_eq!(why(3, ram(BASE + 3) & !2), State::Not(Reason::Access));
+        let judged = |view| judge(AT, view, &mut Scratch::default());
+        assert_eq!(judged(View::Nothing), State::Not(Reason::Empty));
+        assert_eq!(judged(big(0)), State::Not(Reason::Empty));
+        let whole = big(ram(BASE) | 1 << 7);
+        assert_eq!(judged(whole), State::Not(Reason::WholeAlready));
+        assert_eq!(AT.start(), Gfn(5 * 512));
+    }
+
+    #[test]
+    fn a_gib_of_leaves_that_is_in_order() {
+        const GIB: u64 = 3 << 18;
+        let leaf = |i: u64| ram(GIB + i * 512) | 1 << 7;
+        let first = |slot: u64, new: u64| {
+            gib_in_order(view(&table(|i| if i == slot { new } else { leaf(i) })))
+        };
+
+        assert_eq!(gib_in_order(view(&table(leaf))), Some(Mfn(GIB)));
+        assert_eq!(gib_in_order(View::Nothing), None);
+        for slot in [0, 1, 511] {
+            for odd in [
+                0,
+                leaf(slot) & !2,
+                of_type(leaf(slot), SW_TYPE_RAM_RO),
+                ram(GIB + (slot + 1) * 512) | 1 << 7,
+                // A table.
+                0x1234 << 12 | 7,
+            ] {
+                assert_eq!(first(slot, odd), None, "{slot} {odd:#x}");
+            }
+        }
+        // One 2 MiB further on, all of it.
+        assert_eq!(gib_in_order(view(&table(|i| leaf(i + 1)))), None);
+    }
+}

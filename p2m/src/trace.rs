@@ -100,3 +100,30 @@ impl Record {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_says_what_it_was_given() {
+        let (gfn, mfn) = (Gfn(0x1234_5678_9abc_def0), Mfn(0xfedc_ba98_7654_3210));
+        let record = Record::new(7, 9, gfn, Some(mfn)).pages(100, 3).held(5000);
+
+        assert_eq!((record.version, record.code, record.domid), (VERSION, 9, 7));
+        assert_eq!(record.gfn, [0x9abc_def0, 0x1234_5678]);
+        assert_eq!(record.mfn, [0x7654_3210, 0xfedc_ba98]);
+        assert_eq!((record.copied, record.astray, record.hold), (100, 3, 5000));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_the_most_there_is() {
+        let record = Record::new(0, 0, Gfn(0), None)
+            .pages(1 << 16, u64::MAX)
+            .held(1 << 32);
+
+        assert_eq!(record.mfn, [u32::MAX; 2]);
+        assert_eq!((record.copied, record.astray), (u16::MAX, u16::MAX));
+        assert_eq!(record.hold, u32::MAX);
+    }
+}

@@ -197,17 +197,19 @@ mod tests {
 
     /// Says when it is dropped, and where it must lie.
     #[repr(align(64))]
-    struct Told(u32);
+    struct Told {
+        number: u32,
+    }
 
     impl Default for Told {
         fn default() -> Self {
-            Told(7)
+            Told { number: 7 }
         }
     }
 
     impl Drop for Told {
         fn drop(&mut self) {
-            DROPPED.with_borrow_mut(|dropped| dropped.push(self.0));
+            DROPPED.with_borrow_mut(|dropped| dropped.push(self.number));
         }
     }
 
@@ -217,23 +219,23 @@ mod tests {
 
     #[test]
     fn a_box_owns_its_value() {
-        let mut told = XBox::new(Told(1)).unwrap();
+        let mut told = XBox::new(Told { number: 1 }).unwrap();
 
         assert_eq!((&raw const *told).addr() % 64, 0);
-        told.0 += 1;
-        assert_eq!((told.0, LIVE.get(), dropped()), (2, 1, vec![]));
+        told.number += 1;
+        assert_eq!((told.number, LIVE.get(), dropped()), (2, 1, vec![]));
         drop(told);
         assert_eq!((LIVE.get(), dropped()), (0, vec![2]));
     }
 
     #[test]
     fn a_box_goes_to_c_and_comes_back() {
-        let raw = XBox::new(Told(3)).unwrap().into_raw();
+        let raw = XBox::new(Told { number: 3 }).unwrap().into_raw();
         assert_eq!((LIVE.get(), dropped()), (1, vec![]));
 
         // SAFETY: it came from there, and is not used again.
         let told = unsafe { XBox::from_raw(raw) };
-        assert_eq!(told.as_ref().map(|told| told.0), Some(3));
+        assert_eq!(told.as_ref().map(|told| told.number), Some(3));
         drop(told);
         assert_eq!((LIVE.get(), dropped()), (0, vec![3]));
         // SAFETY: nothing is there.
@@ -255,10 +257,10 @@ mod tests {
             let mut slice = XSlice::<Told>::new(len).unwrap();
 
             assert_eq!(slice.len(), len);
-            assert!(slice.iter().all(|told| told.0 == 7));
+            assert!(slice.iter().all(|told| told.number == 7));
             for (i, told) in (0..).zip(slice.iter_mut()) {
                 // What is written over is dropped.
-                *told = Told(i);
+                *told = Told { number: i };
             }
             assert_eq!(dropped(), vec![7; len]);
             drop(slice);
@@ -267,11 +269,17 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_slice_is_of_no_memory() {
+        assert!(XSlice::<Told>::empty().is_empty());
+        assert_eq!((LIVE.get(), dropped()), (0, vec![]));
+    }
+
+    #[test]
     fn where_there_is_no_memory_there_is_no_box() {
         EMPTY.set(true);
         assert!(XBox::<[u64; 4]>::zeroed().is_none());
         assert!(XSlice::<Told>::new(3).is_none());
-        assert!(XBox::new(Told(5)).is_none());
+        assert!(XBox::new(Told { number: 5 }).is_none());
         // Nobody has it, so it is gone.
         assert_eq!(dropped(), vec![5]);
         EMPTY.set(false);

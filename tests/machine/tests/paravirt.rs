@@ -363,11 +363,23 @@ fn calls() -> impl Iterator<Item = (u32, u32, u64)> {
 
 /// Do it to its end; what is in the list then is true.
 fn play(request: &mut Request, pv: &mut Pv, orders: (u32, u32)) -> End {
+    play_counted(request, pv, orders, &mut 0)
+}
+
+fn play_counted(
+    request: &mut Request,
+    pv: &mut Pv,
+    orders: (u32, u32),
+    given_way: &mut u64,
+) -> End {
     let asked = pv.outs.clone();
     let mut window = Window::default();
     let end = loop {
         match run(pv, request, &mut window) {
-            End::Preempted => pv.check(),
+            End::Preempted => {
+                *given_way += 1;
+                pv.check();
+            }
             end => break end,
         }
     };
@@ -395,8 +407,14 @@ fn alone() {
         for preempt_every in [0, 1] {
             let (mut request, mut pv) = call(i, o, chunks);
             pv.preempt_every = preempt_every;
-            assert_eq!(play(&mut request, &mut pv, (i, o)), End::Done);
+            let mut given_way = 0;
+            let end = play_counted(&mut request, &mut pv, (i, o), &mut given_way);
+            assert_eq!(end, End::Done);
             assert_eq!(request.done(), pv.ins.len() as u64);
+            // It gives way between two batches, if it is asked to, and not else.
+            let batches = (chunks << i.max(o)).div_ceil(512).min(chunks);
+            assert_eq!(pv.asked + 1, batches, "{i} {o} {chunks}");
+            assert_eq!(given_way, if preempt_every == 1 { pv.asked } else { 0 });
             pv.finish();
         }
     }

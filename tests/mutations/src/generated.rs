@@ -22,13 +22,14 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// Where the tests are that are tried.
-pub const TARGETS: [(&str, &str); 11] = [
+pub const TARGETS: [(&str, &str); 12] = [
     ("arch", "lib"),
     ("p2m", "lib"),
     ("machine", "lib"),
     ("machine", "xsa"),
     ("machine", "reasons"),
     ("machine", "losses"),
+    ("machine", "details"),
     ("machine", "faults"),
     ("machine", "properties"),
     ("machine", "large"),
@@ -312,7 +313,11 @@ fn command(test: &Test, number: usize, limit: Duration) -> Command {
         .arg(plain.get_program())
         .args(plain.get_args())
         .current_dir(&test.dir)
-        .envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .envs(
+            plain
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
         .envs(CASES);
     command
 }
@@ -509,7 +514,15 @@ pub fn main(out: &Path, options: &Options) -> Result<()> {
         todo.len()
     );
     if !todo.is_empty() {
-        try_all(out, options, &listed, &names, &todo, &mut memory, &mut fates)?;
+        try_all(
+            out,
+            options,
+            &listed,
+            &names,
+            &todo,
+            &mut memory,
+            &mut fates,
+        )?;
     }
     report(options, &listed, &names, &fates, &known)
 }

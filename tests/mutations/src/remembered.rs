@@ -167,8 +167,7 @@ impl Memory {
     /// What became of the change, if that still holds.
     pub fn fate(&self, name: &str) -> Option<Fate> {
         let entry = self.stored.fates.get(name)?;
-        let holds =
-            entry.core == self.digests.core && entry.tests == self.digests.of(&entry.fate);
+        let holds = entry.core == self.digests.core && entry.tests == self.digests.of(&entry.fate);
 
         holds.then(|| entry.fate.clone())
     }

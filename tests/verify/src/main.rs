@@ -101,7 +101,10 @@ fn parts(times: u64, seed: u64) -> Vec<Part> {
         Part {
             name: "all orders of events, regions of 4 pages",
             command: test("model", "small"),
-            env: vec![("MODEL_PAGES", "4".to_owned()), ("MODEL_MOVES", "3".to_owned())],
+            env: vec![
+                ("MODEL_PAGES", "4".to_owned()),
+                ("MODEL_MOVES", "3".to_owned()),
+            ],
             tried: ("states", r"(?m)^model: (\d+) states in all"),
             seeded: false,
         },
@@ -109,7 +112,10 @@ fn parts(times: u64, seed: u64) -> Vec<Part> {
         Part {
             name: "all orders of more events, regions of 4 pages",
             command: test("model", "small"),
-            env: vec![("MODEL_PAGES", "2".to_owned()), ("MODEL_MOVES", "4".to_owned())],
+            env: vec![
+                ("MODEL_PAGES", "2".to_owned()),
+                ("MODEL_MOVES", "4".to_owned()),
+            ],
             tried: ("states", r"(?m)^model: (\d+) states in all"),
             seeded: false,
         },
@@ -220,7 +226,9 @@ fn run(part: &Part, log: &Path, seed: u64) -> Result<Row> {
     // A part that tried nothing shows nothing.
     let holds = status.success() && tried > 0;
     let with = part.env.iter().filter(|(name, _)| !name.ends_with("_SEED"));
-    let with: Vec<_> = with.map(|(name, value)| format!("{name}={value}")).collect();
+    let with: Vec<_> = with
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
 
     Ok(Row {
         cells: [

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What can be told of an exchange and of a completion from outside, and of
+//! which nothing else depends: figures, records, and where frames come from.
+
+use arch::Format;
+use machine::host::{Config, Host, Lists};
+use machine::script::{Build, Op, Script};
+use p2m::account::{Counter, Outcome};
+use p2m::addr::{Gfn, Mfn, Region};
+use p2m::frames::{Frozen, Pair, Pairs, Pending};
+use p2m::machine::{Errno, Facts, Locked, Machine};
+use p2m::trace::Event;
+
+fn machines() -> impl Iterator<Item = Config> {
+    [Format::Npt, Format::Ept]
+        .map(|format| Config {
+            format,
+            ..Config::default()
+        })
+        .into_iter()
+}
+
+fn guest(config: Config, build: &[Build], ops: &[Op]) -> Host {
+    let script = Script {
+        config,
+        build: build.to_vec(),
+        ops: ops.to_vec(),
+    };
+    script.play()
+}
+
+#[test]
+fn an_output_gets_the_frame_that_its_region_lacks() {
+    for config in machines() {
+        let mut host = guest(config, &[Build::Pages, Build::Split], &[]);
+        let frame = host.mfn(Gfn(600));
+        assert!(host.balloon_out(Gfn(600)));
+        assert_eq!(host.exchange(0, 0, Lists::new([5], [600]), 0), (1, Ok(())));
+        assert_eq!(host.mfn(Gfn(600)), frame);
+        let healed: Vec<_> = std::iter::from_fn(|| host.heal_one()).collect();
+        assert!(
+            healed.contains(&(Region(1), Outcome::Promoted)),
+            "{healed:?}"
+        );
+        host.check();
+        host.finish();
+    }
+}
+
+#[test]
+fn only_leaves_are_counted_as_kept() {
+    for config in machines() {
+        for (build, kept) in [(Build::Whole, 1), (Build::Split, 0), (Build::Pages, 0)] {
+            let mut host = guest(config, &[Build::Pages, build], &[]);
+            let lists = || Lists::new([512], [2048]);
+            assert_eq!(host.exchange(9, 9, lists(), 0), (1, Ok(())));
+            assert_eq!(
+                host.account.count(Counter::SplitsAvoided),
+                kept,
+                "{build:?}"
+            );
+            assert_eq!(host.account.count(Counter::ExchangedPages), 512);
+            host.finish();
+        }
+        let mut host = guest(config, &[Build::Pages, Build::Whole], &[]);
+        assert_eq!(
+            host.exchange(0, 0, Lists::new([5, 6], [2048, 2049]), 0),
+            (2, Ok(()))
+        );
+        assert_eq!(host.account.count(Counter::SplitsAvoided), 0);
+        host.finish();
+    }
+}
+
+#[test]
+fn a_record_has_both_orders() {
+    for config in machines() {
+        let mut host = guest(config, &[Build::Pages, Build::Pages], &[]);
+        host.traced.clear();
+        let lists = Lists::new([0, 2, 4, 6], [2048]);
+        assert_eq!(host.exchange(1, 3, lists, 0), (4, Ok(())));
+        let (event, record) = host.traced[0];
+        assert_eq!((event, record.code), (Event::Exchange, 0x13));
+        assert_eq!((record.gfn, record.mfn), ([0, 0], [2048, 0]));
+        assert_eq!(record.copied, 8);
+        host.finish();
+    }
+}
+
+#[test]
+fn outputs_that_lie_across_each_other_are_found() {
+    for config in machines() {
+        let mut host = guest(config, &[Build::Pages, Build::Pages], &[]);
+        for gfn in 600..604 {
+            assert!(host.balloon_out(Gfn(gfn)));
+        }
+        // Different gfns, and still one page is asked for twice.
+        let lists = Lists::new([0, 1, 2, 3], [600, 601]);
+        assert_eq!(host.exchange(0, 1, lists, 0), (2, Err(Errno::Exist)));
+        host.check();
+        host.finish();
+    }
+}
+
+#[test]
+fn facts_that_forbid_an_exchange() {
+    for fact in [
+        Facts::ALTP2M,
+        Facts::NESTED,
+        Facts::POD,
+        Facts::SHARING,
+        Facts::LOG_DIRTY,
+    ] {
+        let mut host = guest(Config::default(), &[Build::Pages], &[]);
+        host.facts |= fact;
+        let result = host.exchange(0, 0, Lists::new([3], [3]), 0);
+        assert_eq!(result, (0, Err(Errno::Opnotsupp)), "{fact:?}");
+        host.check();
+        host.facts -= fact;
+        host.finish();
+    }
+}
+
+/// Nearly all pages are in another block, but the one that is pinned.
+#[test]
+fn a_page_that_stays_is_found_at_every_place() {
+    for config in machines() {
+        for stays in [0, 1, 2, 254, 255, 510, 511] {
+            let below = Op::Swap {
+                a: 0,
+                b: 512,
+                pages: stays as u16,
+                step: 0,
+            };
+            let above = Op::Swap {
+                a: stays as u16 + 1,
+                b: 512 + stays as u16 + 1,
+                pages: 511 - stays as u16,
+                step: 0,
+            };
+            let mut host = guest(config, &[Build::Split, Build::Split], &[below, above]);
+            let frame = host.mfn(Gfn(512 + stays)).unwrap();
+            host.pin(Gfn(512 + stays));
+            host.heal_all();
+            host.check();
+            assert_eq!(host.mfn(Gfn(512 + stays)), Some(frame), "{stays}");
+            assert_eq!(host.mfn(Gfn(512)), Some(Mfn(frame.0 - stays)), "{stays}");
+            assert!(host.tables.last_table(Gfn(512)).is_none(), "{stays}");
+            host.unpin_all();
+            host.finish();
+        }
+    }
+}
+
+#[test]
+fn a_list_without_room_freezes_nothing() {
+    let mut host = guest(Config::default(), &[Build::Pages], &[]);
+    let (first, second) = (host.mfn(Gfn(1)).unwrap(), host.mfn(Gfn(2)).unwrap());
+    let mut list = Pairs::<[Pair; 1]>::new();
+    let mut locked = host.lock();
+    let mut frozen = Frozen::none(&mut list);
+
+    assert!(frozen.freeze(&mut locked, Gfn(1), first).is_ok());
+    assert!(frozen.freeze(&mut locked, Gfn(2), second).is_err());
+    assert_eq!(frozen.pairs().len(), 1);
+    assert!(locked.movable(Gfn(2), second).is_ok());
+    frozen.thaw(&mut locked);
+    drop(locked);
+    host.check();
+    host.finish();
+}
+
+#[test]
+#[should_panic(expected = "dropped a page table")]
+fn a_table_is_dropped() {
+    let mut host = guest(Config::default(), &[Build::Pages], &[]);
+    let mut pending = Pending::new();
+    let mut locked = host.lock();
+    let table = locked.detach(&mut pending, Region(0));
+
+    pending.unused();
+    drop(table);
+}
