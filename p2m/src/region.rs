@@ -269,11 +269,9 @@ mod tests {
                 .zip(all)
                 .map(|(slot, (block, off))| BASE + block * 512 + (slot + off) % 512)
                 .collect();
-            let len = frames.len();
-            frames.resize(512, BASE);
-            for slot in len..512 {
-                frames[slot] = BASE + 512 * 3 + slot as u64;
-            }
+            let rest = frames.len() as u64..;
+            frames.extend(rest.take(512).map(|slot| BASE + 512 * 3 + slot));
+            frames.truncate(512);
             frames
         })
     }
