@@ -385,8 +385,8 @@ fn devices_that_see_what_they_should_not() {
 
 #[test]
 fn no_tables_at_all() {
-    struct None_;
-    impl Books for None_ {
+    struct Nothing;
+    impl Books for Nothing {
         fn tables(&self) -> Option<Root<Format>> {
             None
         }
@@ -401,7 +401,7 @@ fn no_tables_at_all() {
         }
     }
     let mut audit = Audit::default();
-    assert!(region(&None_, Region(0), &mut audit) > Region(0));
+    assert!(region(&Nothing, Region(0), &mut audit) > Region(0));
     assert_eq!(audit, Audit::default());
 }
 
@@ -426,4 +426,105 @@ proptest! {
             prop_assert!(faults > 0, "{before:#x} bit {bit}: {audit:?}");
         }
     }
+}
+
+/// One table, at frame 1; nobody may look at another frame.
+struct One {
+    level: u32,
+    entry: u64,
+    devices: bool,
+}
+
+impl Books for One {
+    fn tables(&self) -> Option<Root<Format>> {
+        (!self.devices).then_some(Root {
+            frame: 1,
+            level: self.level,
+            format: Format::Npt,
+        })
+    }
+
+    fn device_tables(&self) -> Option<Root<DeviceFormat>> {
+        self.devices.then_some(Root {
+            frame: 1,
+            level: self.level,
+            format: DeviceFormat::Amd,
+        })
+    }
+
+    fn read<R>(&self, frame: u64, f: impl FnOnce(&Table) -> R) -> Option<R> {
+        assert_eq!(frame, 1);
+        let table = Table([const { AtomicU64::new(0) }; arch::ENTRIES]);
+        for entry in &table.0 {
+            entry.store(self.entry, Ordering::Relaxed);
+        }
+        Some(f(&table))
+    }
+
+    fn page(&self, mfn: Mfn) -> Option<Page> {
+        assert_eq!(mfn, Mfn(1));
+        Some(Page {
+            owned: false,
+            allocated: false,
+            xen_heap: false,
+            gfn: None,
+        })
+    }
+}
+
+#[test]
+fn a_root_of_no_level_leads_nowhere() {
+    for (level, here) in [(0, 0), (1, 0), (7, 0), (4, 1 << 27), (3, 1 << 18)] {
+        // A leaf, if anybody looked.
+        let one = One {
+            level,
+            entry: leaf(Format::Npt, 0, level, 0),
+            devices: false,
+        };
+        let mut audit = Audit::default();
+        let next = region(&one, Region(here), &mut audit);
+        assert!(next > Region(here));
+        assert_eq!(audit, Audit::default(), "level {level}, region {here:#x}");
+    }
+}
+
+#[test]
+fn a_table_that_leads_to_its_own_level_or_higher_is_none() {
+    for lower in [4, 5, 6] {
+        let one = One {
+            level: 4,
+            entry: device_link(DeviceFormat::Amd, 1, lower),
+            devices: true,
+        };
+        let mut audit = Audit::default();
+        region(&one, Region(0), &mut audit);
+        assert_eq!(audit.get(Finding::WrongTable), 1, "level {lower} below 4");
+    }
+}
+
+#[test]
+fn the_next_region_is_beyond_what_is_known() {
+    struct Nothing;
+    impl Books for Nothing {
+        fn tables(&self) -> Option<Root<Format>> {
+            None
+        }
+        fn device_tables(&self) -> Option<Root<DeviceFormat>> {
+            None
+        }
+        fn read<R>(&self, _: u64, _: impl FnOnce(&Table) -> R) -> Option<R> {
+            panic!("there is nothing to read")
+        }
+        fn page(&self, _: Mfn) -> Option<Page> {
+            panic!("there are no pages")
+        }
+    }
+    let step = 1 << 36;
+
+    for here in [0, 1, 5, step - 1] {
+        let next = region(&Nothing, Region(here), &mut Audit::default());
+        assert_eq!(next, Region(step), "from {here:#x}");
+    }
+    let next = region(&Nothing, Region(step), &mut Audit::default());
+    assert_eq!(next, Region(2 * step));
 }
