@@ -292,7 +292,13 @@ pub fn prepare(place: &Place, request: &Request<'_>) -> Result<Prepared> {
         .pack()?;
 
     let mut digest = Sha256::new();
-    for word in [request.title(), request.xen_words(), request.dom0_words()] {
+    let machine = format!("{:?}", request.machine);
+    for word in [
+        request.title(),
+        machine,
+        request.xen_words(),
+        request.dom0_words(),
+    ] {
         digest.update(word);
         digest.update([0]);
     }
