@@ -405,6 +405,13 @@ impl Verdict {
                         look.tag
                     ));
                 }
+                if look.walk.ram_1g < wish.gib {
+                    let (found, wanted) = (look.walk.ram_1g, wish.gib);
+                    faults.push(format!(
+                        "look {}: {found} entries are of 1G, and {wanted} should be",
+                        look.tag
+                    ));
+                }
                 let broken = look.walk.count(Region::Broken);
                 if request.ours() && broken < wish.broken {
                     let wanted = wish.broken;

@@ -44,6 +44,9 @@ pub struct LookWish {
     /// Regions of memory only that are not, at least; with the series.
     #[serde(default)]
     pub broken: usize,
+    /// Entries of 1 GiB, at least.
+    #[serde(default)]
+    pub gib: u64,
     /// Refusals that were counted, at least; with the series.
     #[serde(default)]
     pub reasons: BTreeMap<String, u64>,
