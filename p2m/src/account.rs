@@ -68,11 +68,14 @@ pub enum Reason {
     /// Code in it is executed, on a processor on which superpages must not be
     /// executable (XSA-304): Xen would break it again.
     ExecSp = 24,
+    /// To make it whole takes copies, and others wait that may take fewer: its turn
+    /// comes.
+    Deferred = 25,
 }
 
 impl Reason {
     /// How many there are.
-    pub const COUNT: usize = 25;
+    pub const COUNT: usize = 26;
 }
 
 /// What broke a leaf. The numbers are public (`XEN_DOMCTL_COALESCE_CAUSE_*`) and

@@ -4,7 +4,7 @@
 
 use crate::account::{Account, Counter, Outcome, Reason};
 use crate::addr::{Gfn, Mfn, Order, REGION_PAGES, Region};
-use crate::frames::{Frozen, List, Loss, Pending, Retired};
+use crate::frames::{Frozen, List, Loss, Pair, Pending, Retired};
 use crate::ledger::Ledger;
 use crate::machine::{Block, Facts, Holder, Locked, Machine, Purpose};
 pub use crate::plan::Scratch;
@@ -62,6 +62,8 @@ pub struct Limits {
     /// Pages that are copied in one lock hold: guests that touch the region wait
     /// so long. [`BATCH_MIN`] to [`BATCH_MAX`].
     pub batch: u64,
+    /// What takes copies is deferred, if others wait ([`Ledger::defer`]).
+    pub defer: bool,
 }
 
 /// Smallest batch (8 pages): each has its costs.
@@ -80,7 +82,7 @@ impl Limits {
 }
 
 /// A way to bring pages to where one leaf can map them.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     /// The block in which most of them lie, or in which those lie that cannot
     /// move, has room for the others, or can be made to have.
@@ -101,21 +103,69 @@ enum Look {
     Go(Way),
 }
 
+/// An act that was begun: what it has of the heap, and what it has done. One that is
+/// interrupted is kept, so that it goes on into the block in which it began, whoever
+/// takes memory meanwhile.
+#[derive(Debug)]
+#[must_use = "frames that are dropped are lost to the machine"]
+pub struct Act {
+    region: Region,
+    way: Way,
+    stock: Stock,
+    /// For a page that has to make room.
+    spare: Option<Block>,
+    sums: Sums,
+}
+
+impl Act {
+    /// The region.
+    pub fn region(&self) -> Region {
+        self.region
+    }
+
+    /// The frame is the heap's, and was taken for this.
+    pub fn holds(&self, mfn: Mfn) -> bool {
+        let stock =
+            mfn.align(Order::REGION) == self.stock.home() && self.stock.slots().has(mfn.slot());
+
+        stock || self.spare.as_ref().is_some_and(|block| block.mfn() == mfn)
+    }
+
+    /// What was done stays; `free` gets what is left of the memory.
+    pub fn abandon(self, mut free: impl FnMut(Block)) {
+        self.stock.free(&mut free);
+        if let Some(block) = self.spare {
+            free(block);
+        }
+    }
+}
+
 /// Look at `region` and do for it what can be done; `now` in ms, as for the
 /// ledger. Each lock hold is as long as the copy of a batch and a look at 512
 /// entries.
+///
+/// `kept` is an act that was interrupted: if it was for this region it goes on, else it
+/// is abandoned. If this one is interrupted, it is there afterwards.
 pub fn heal<M: Machine>(
     machine: &mut M,
     scratch: &mut Scratch,
+    kept: &mut Option<Act>,
     region: Region,
     limits: Limits,
     now: u64,
 ) -> Outcome {
     let mut gib = false;
+    let begun = kept.take().and_then(|act| {
+        if act.region == region {
+            return Some(act);
+        }
+        act.abandon(|block| machine.free(block));
+        None
+    });
     let look = {
         let since = machine.ticks();
         let mut locked = machine.lock();
-        let look = look(&mut locked, scratch, region, limits.mode);
+        let look = look(&mut locked, scratch, region, begun.as_ref(), limits, now);
         if let Look::Done(outcome) = &look {
             gib = note(&mut locked, region, *outcome, now);
         }
@@ -129,13 +179,20 @@ pub fn heal<M: Machine>(
         look
     };
     let outcome = match look {
-        Look::Done(outcome) => outcome,
+        Look::Done(outcome) => {
+            if let Some(act) = begun {
+                act.abandon(|block| machine.free(block));
+            }
+            outcome
+        }
         Look::Go(way) => {
-            let mut outcome = go(machine, scratch, region, way, limits);
+            let act = begun.map_or_else(|| begin(machine, region, way), Ok);
+            let mut outcome = go(machine, scratch, kept, act, limits);
             if let Outcome::Refused(reason) = outcome {
                 let other = second_way(&mut machine.lock(), scratch, region, way, reason);
                 if let Some(way) = other {
-                    outcome = go(machine, scratch, region, way, limits);
+                    let act = begin(machine, region, way);
+                    outcome = go(machine, scratch, kept, act, limits);
                 }
             }
             gib = note(&mut machine.lock(), region, outcome, now);
@@ -220,21 +277,38 @@ fn still<L: Locked>(locked: &mut L, list: &List, region: Region) -> bool {
         && !locked.log_dirty_range(region)
 }
 
-fn look<L: Locked>(locked: &mut L, scratch: &mut Scratch, region: Region, mode: Mode) -> Look {
-    if mode == Mode::Off {
-        return Look::Done(Outcome::Refused(Reason::Mode));
+fn look<L: Locked>(
+    locked: &mut L,
+    scratch: &mut Scratch,
+    region: Region,
+    begun: Option<&Act>,
+    limits: Limits,
+    now: u64,
+) -> Look {
+    let refused = |reason| Look::Done(Outcome::Refused(reason));
+
+    if limits.mode == Mode::Off {
+        return refused(Reason::Mode);
     }
     match state(locked, scratch, region) {
-        State::Not(reason) => Look::Done(Outcome::Refused(reason)),
-        State::InOrder { base } => Look::Done(promote(locked, region, base)),
-        State::Astray if mode != Mode::Full => Look::Done(Outcome::Refused(Reason::Mode)),
-        State::Astray => match unmovable(locked.facts()) {
-            Some(reason) => Look::Done(Outcome::Refused(reason)),
-            None => match way(locked, scratch, region) {
-                Ok(way) => Look::Go(way),
-                Err(reason) => Look::Done(Outcome::Refused(reason)),
-            },
-        },
+        State::Not(reason) => return refused(reason),
+        State::InOrder { base } => return Look::Done(promote(locked, region, base)),
+        State::Astray if limits.mode != Mode::Full => return refused(Reason::Mode),
+        State::Astray => {}
+    }
+    if let Some(reason) = unmovable(locked.facts()) {
+        return refused(reason);
+    }
+    if let Some(act) = begun {
+        scratch.aim(act.stock.home());
+        return Look::Go(act.way);
+    }
+    match way(locked, scratch, region) {
+        Ok((_, cost)) if limits.defer && locked.ledger().defer(region, cost / COST_COPY, now) => {
+            refused(Reason::Deferred)
+        }
+        Ok((way, _)) => Look::Go(way),
+        Err(reason) => refused(reason),
     }
 }
 
@@ -283,6 +357,8 @@ fn promote_gib<L: Locked>(locked: &mut L, gfn: Gfn) -> bool {
 
 // Costs in eighths of the copy of a page, as they were measured (`coalesce-bench`).
 
+/// To copy one.
+const COST_COPY: u64 = 8;
 /// To take one page from the heap by its number, and copy.
 const COST_FREE: u64 = 10;
 /// To copy, where the place holds a page of the same region: its turn comes.
@@ -328,21 +404,29 @@ fn cost_to_complete<L: Locked>(
     })
 }
 
-/// The way that costs least. Nothing is begun that a page that cannot move would
-/// end, as far as can be told now.
-fn way<L: Locked>(locked: &mut L, scratch: &mut Scratch, region: Region) -> Result<Way, Reason> {
-    let home = scratch.home();
+/// The way that costs least, and what it costs. Nothing is begun that a page that
+/// cannot move would end, as far as can be told now.
+fn way<L: Locked>(
+    locked: &mut L,
+    scratch: &mut Scratch,
+    region: Region,
+) -> Result<(Way, u64), Reason> {
+    let near = scratch.home();
 
-    match cost_to_complete(locked, scratch, region, COST_MIGRATE) {
-        Ok(cost) if cost <= COST_MIGRATE => return Ok(Way::Complete { home }),
-        _ => {}
+    if let Ok(cost) = cost_to_complete(locked, scratch, region, COST_MIGRATE) {
+        return Ok((Way::Complete { home: near }, cost));
+    }
+    // Or where an act has brought some that could not be ended.
+    let in_place = |pair: &Pair| pair.mfn().slot() == pair.gfn().slot();
+    if let Some((home, cost)) = cheapest(locked, scratch, region, COST_MIGRATE, in_place) {
+        return Ok((Way::Complete { home }, cost));
     }
     match anchor(locked, &scratch.pages)? {
-        None => Ok(Way::Migrate { near: home }),
+        None => Ok((Way::Migrate { near }, COST_MIGRATE)),
         Some((home, reason)) => {
             scratch.aim(home);
             match cost_to_complete(locked, scratch, region, u64::MAX) {
-                Ok(_) => Ok(Way::Complete { home }),
+                Ok(cost) => Ok((Way::Complete { home }, cost)),
                 Err(_) => Err(reason),
             }
         }
@@ -406,43 +490,62 @@ fn second_way<L: Locked>(
                 .then_some(())?;
             Way::Migrate { near: home }
         }
-        _ => way(locked, scratch, region).ok()?,
+        _ => way(locked, scratch, region).ok()?.0,
     };
     (second != first).then_some(second)
 }
 
-/// How many blocks [`make_block`] looks into.
+/// How many blocks [`cheapest`] looks into.
 const BLOCKS_TRIED: usize = 4;
 
 /// No block is free. One in which pages of the region lie already, and besides them
 /// nothing but free pages and pages of this domain that can make room, is as
-/// good: the cheapest of the first few.
+/// good.
 fn make_block<L: Locked>(locked: &mut L, scratch: &mut Scratch, region: Region) -> Option<Mfn> {
-    let mut tried = [Mfn::INVALID; BLOCKS_TRIED];
+    let home = scratch.home();
+    let cost = cost_to_complete(locked, scratch, region, u64::MAX);
+    let limit = cost.unwrap_or(u64::MAX);
+    let other = cheapest(locked, scratch, region, limit, |_| true);
+
+    match other {
+        Some((other, _)) => Some(other),
+        None => cost.ok().map(|_| home),
+    }
+}
+
+/// Of the first few blocks in which there are `such` pages, besides the one that is
+/// aimed at: the one to complete which costs least, and less than `limit`.
+fn cheapest<L: Locked>(
+    locked: &mut L,
+    scratch: &mut Scratch,
+    region: Region,
+    limit: u64,
+    such: impl Fn(&Pair) -> bool,
+) -> Option<(Mfn, u64)> {
+    let mut tried = [scratch.home(); BLOCKS_TRIED];
     let mut best = None;
-    let mut limit = u64::MAX;
+    let mut limit = limit;
     let mut slot = 0;
 
-    for i in 0..BLOCKS_TRIED {
-        let block = if i == 0 {
-            scratch.home()
-        } else {
-            // The next page that lies in one that was not looked into.
-            let pages = scratch.pages.as_slice().get(slot..).unwrap_or(&[]);
-            let blocks = pages.iter().map(|pair| pair.mfn().align(Order::REGION));
-            let Some((at, block)) = (slot..).zip(blocks).find(|(_, b)| !tried.contains(b)) else {
-                break;
-            };
-            slot = at.wrapping_add(1);
-            block
+    for i in 1..BLOCKS_TRIED {
+        // The next page that lies in one that was not looked into.
+        let pages = scratch.pages.as_slice().get(slot..).unwrap_or(&[]);
+        let found = (slot..)
+            .zip(pages)
+            .filter(|(_, pair)| such(pair))
+            .map(|(at, pair)| (at, pair.mfn().align(Order::REGION)))
+            .find(|(_, block)| !tried.contains(block));
+        let Some((at, block)) = found else {
+            break;
         };
+        slot = at.wrapping_add(1);
         if let Some(place) = tried.get_mut(i) {
             *place = block;
         }
         scratch.aim(block);
         if let Ok(cost) = cost_to_complete(locked, scratch, region, limit) {
             if cost < limit {
-                (best, limit) = (Some(block), cost);
+                (best, limit) = (Some((block, cost)), cost);
             }
         }
     }
@@ -462,48 +565,66 @@ enum Batch<'l, X: Loss> {
     Not(Reason),
 }
 
-/// Sums over the batches of one act.
-#[derive(Default)]
+/// Sums over the batches of one act, since it was begun or went on.
+#[derive(Debug, Default)]
 struct Sums {
     copied: u64,
     astray: u64,
     longest: u64,
 }
 
-/// Go one way to the end, batch by batch. After each, what was moved is the
-/// domain's like any other page, and the rest may wait for another time.
-fn go<M: Machine>(
-    machine: &mut M,
-    scratch: &mut Scratch,
-    region: Region,
-    way: Way,
-    limits: Limits,
-) -> Outcome {
-    let (mut stock, done) = match way {
-        Way::Complete { home } => (Stock::none(home), Outcome::Completed),
+/// Get what it takes to go one way.
+fn begin<M: Machine>(machine: &mut M, region: Region, way: Way) -> Result<Act, Reason> {
+    let stock = match way {
+        Way::Complete { home } => Stock::none(home),
         Way::Migrate { near } => match machine.alloc(Order::REGION, Purpose::Overwrite(near)) {
             Some(block) if !one_type(&mut machine.lock(), region, block.mfn()) => {
                 machine.free(block);
-                return Outcome::Refused(Reason::Cacheability);
+                return Err(Reason::Cacheability);
             }
-            Some(block) => (Stock::all(block), Outcome::Migrated),
-            None => return Outcome::Refused(Reason::NoMemory),
+            Some(block) => Stock::all(block),
+            None => return Err(Reason::NoMemory),
         },
     };
-    if scratch.home() != stock.home() {
-        scratch.aim(stock.home());
+    Ok(Act {
+        region,
+        way,
+        stock,
+        spare: None,
+        sums: Sums::default(),
+    })
+}
+
+/// Carry out `act` to the end, batch by batch. After each, what was moved is the
+/// domain's like any other page, and the rest may wait for another time: then the
+/// act is put into `kept`.
+fn go<M: Machine>(
+    machine: &mut M,
+    scratch: &mut Scratch,
+    kept: &mut Option<Act>,
+    act: Result<Act, Reason>,
+    limits: Limits,
+) -> Outcome {
+    let mut act = match act {
+        Ok(act) => act,
+        Err(reason) => return Outcome::Refused(reason),
+    };
+    let (region, home) = (act.region, act.stock.home());
+    let done = match act.way {
+        Way::Complete { .. } => Outcome::Completed,
+        Way::Migrate { .. } => Outcome::Migrated,
+    };
+    if scratch.home() != home {
+        scratch.aim(home);
     }
-    let mut spare = None;
-    let mut sums = Sums::default();
+    act.sums = Sums::default();
     let mut outcome = Outcome::Refused(Reason::Vanished);
 
     // Each batch that does anything puts a page in its place, so this is enough;
     // who interferes for so long is left alone.
     for _ in 0..REGION_PAGES {
-        stock_up(machine, scratch, &mut stock, &mut spare, limits.batch());
-        match step(
-            machine, scratch, region, &mut stock, &mut spare, limits, &mut sums,
-        ) {
+        act.stock_up(machine, scratch, limits.batch());
+        match step(machine, scratch, &mut act, limits.batch()) {
             Batch::Moved { retired, whole } => {
                 retired.free(machine, Order::REGION);
                 if whole {
@@ -512,7 +633,7 @@ fn go<M: Machine>(
                 }
             }
             Batch::Promoted => {
-                outcome = if sums.copied > 0 {
+                outcome = if act.sums.copied > 0 {
                     done
                 } else {
                     Outcome::Promoted
@@ -529,13 +650,16 @@ fn go<M: Machine>(
             break;
         }
     }
-    let home = stock.home();
+    let (copied, astray, longest) = (act.sums.copied, act.sums.astray, act.sums.longest);
 
-    stock.free(machine);
-    if let Some(block) = spare {
-        machine.free(block);
+    if outcome == Outcome::Refused(Reason::Interrupted) {
+        // All of it that is free: nobody is to have it meanwhile.
+        act.stock.fetch(machine, scratch.astray());
+        *kept = Some(act);
+    } else {
+        act.abandon(|block| machine.free(block));
     }
-    machine.account().add(Counter::PagesCopied, sums.copied);
+    machine.account().add(Counter::PagesCopied, copied);
     let event = match outcome {
         Outcome::Promoted => Some(Event::Promote),
         Outcome::Completed => Some(Event::Complete),
@@ -545,49 +669,43 @@ fn go<M: Machine>(
     if let Some(event) = event {
         let to = (event != Event::Promote).then_some(home);
         let record = Record::new(0, 0, region.start(), to)
-            .pages(sums.copied, sums.astray)
-            .held(sums.longest);
+            .pages(copied, astray)
+            .held(longest);
         machine.trace(event, record);
     }
     outcome
 }
 
-/// Take the frames from the heap that the next batch may need. Those that are
-/// not there are held by pages that have to make room, for which one spare
-/// frame is enough.
-fn stock_up<M: Machine>(
-    machine: &mut M,
-    scratch: &Scratch,
-    stock: &mut Stock,
-    spare: &mut Option<Block>,
-    batch: u64,
-) {
-    let wanted = scratch.astray().lowest(batch);
+impl Act {
+    /// Take the frames from the heap that the next batch may need. Those that are
+    /// not there are held by pages that have to make room, for which one spare
+    /// frame is enough.
+    fn stock_up<M: Machine>(&mut self, machine: &mut M, scratch: &Scratch, batch: u64) {
+        let wanted = scratch.astray().lowest(batch);
 
-    if !stock.fetch(machine, wanted) && spare.is_none() {
-        *spare = machine.alloc(Order::PAGE, Purpose::Overwrite(stock.home()));
+        if !self.stock.fetch(machine, wanted) && self.spare.is_none() {
+            self.spare = machine.alloc(Order::PAGE, Purpose::Overwrite(self.stock.home()));
+        }
     }
 }
 
+/// One batch of up to so many copies.
 fn step<'l, M: Machine>(
     machine: &mut M,
     scratch: &'l mut Scratch,
-    region: Region,
-    stock: &mut Stock,
-    spare: &mut Option<Block>,
-    limits: Limits,
-    sums: &mut Sums,
+    act: &mut Act,
+    most: u64,
 ) -> Batch<'l, M::Loss> {
     let since = machine.ticks();
     let (batch, copying) = {
         let mut locked = machine.lock();
-        batch(&mut locked, scratch, region, stock, spare, limits, sums)
+        batch(&mut locked, scratch, act, most)
     };
     let held = machine.ticks().wrapping_sub(since);
 
     machine.account().hold(held);
     machine.account().add(Counter::CopyTicks, copying);
-    sums.longest = sums.longest.max(held);
+    act.sums.longest = act.sums.longest.max(held);
     batch
 }
 
@@ -597,13 +715,18 @@ fn step<'l, M: Machine>(
 fn batch<'l, L: Locked>(
     locked: &mut L,
     scratch: &'l mut Scratch,
-    region: Region,
-    stock: &mut Stock,
-    spare: &mut Option<Block>,
-    limits: Limits,
-    sums: &mut Sums,
+    act: &mut Act,
+    most: u64,
 ) -> (Batch<'l, L::Loss>, u64) {
     let not = |reason| (Batch::Not(reason), 0);
+    let Act {
+        region,
+        stock,
+        spare,
+        sums,
+        ..
+    } = act;
+    let region = *region;
 
     // Everything is judged again: the lock was dropped for the allocations.
     if let Some(reason) = unmovable(locked.facts()) {
@@ -628,7 +751,7 @@ fn batch<'l, L: Locked>(
     if sums.copied == 0 {
         sums.astray = scratch.astray().count();
     }
-    let plan = scratch.plan(locked, region, stock, spare_mfn, access, limits.batch());
+    let plan = scratch.plan(locked, region, stock, spare_mfn, access, most);
     if scratch.moves.len() == 0 {
         return not(Reason::NoMemory);
     }

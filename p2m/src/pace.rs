@@ -58,6 +58,7 @@ impl Tunables {
         Limits {
             mode,
             batch: self.batch,
+            defer: false,
         }
     }
 
@@ -378,11 +379,16 @@ impl<R: DerefMut<Target = [Seat]>> Roster<R> {
 
     /// The turn of `domid` is over, and it wants another.
     fn over(&mut self, domid: u32) {
-        self.serving = None;
+        self.leave(domid);
         self.draw(domid);
     }
 
-    /// What came of a step for `domid`, at `now` (ms).
+    fn leave(&mut self, domid: u32) {
+        self.serving = self.serving.filter(|&other| other != domid);
+    }
+
+    /// What came of a step for `domid`, at `now` (ms): whose turn it was, or who had
+    /// something to end first.
     pub fn done(&mut self, domid: u32, step: Step, now: u64) {
         let at = domid as usize;
         let Some(seat) = self.seats.get_mut(at) else {
@@ -401,7 +407,7 @@ impl<R: DerefMut<Target = [Seat]>> Roster<R> {
         };
         // Nothing is saved up by having nothing to do.
         seat.credit = Credit::default();
-        self.serving = None;
+        self.leave(domid);
         due::set::<READY, _>(&mut self.seats, at, Due::NEVER);
         due::set::<COOLING, _>(&mut self.seats, at, until);
     }

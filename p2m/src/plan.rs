@@ -280,10 +280,10 @@ impl Stock {
         Ok(())
     }
 
-    /// Give what is left back to the heap.
-    pub fn free<M: Machine>(mut self, machine: &mut M) {
+    /// Give what is left back to the heap: `free` gets it.
+    pub fn free(mut self, mut free: impl FnMut(Block)) {
         while let Some((slot, order)) = self.slots.take_run() {
-            machine.free(Block::from_allocator(self.home.add(slot), order));
+            free(Block::from_allocator(self.home.add(slot), order));
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::addr::{Mfn, Order, REGION_PAGES, Region};
 use crate::frames::List;
 use crate::machine::View;
 use crate::plan::{Scratch, Slots};
-use arch::{ENTRIES, Leaf, SW_TYPE_RAM_RW, Slot};
+use arch::{ENTRIES, Leaf, SW_TYPE_RAM_LOGDIRTY, SW_TYPE_RAM_RW, Slot};
 
 /// What a region looks like from outside (`XEN_DOMCTL_COALESCE_REGION_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,6 +139,8 @@ pub fn unchanged(view: View<'_>, list: &List) -> bool {
 fn plain(slot: Slot) -> Result<Leaf, Reason> {
     match slot {
         Slot::Leaf(leaf) if leaf.recalc => Err(Reason::Recalc),
+        // No event tells of the end of that.
+        Slot::Leaf(leaf) if leaf.sw_type == SW_TYPE_RAM_LOGDIRTY => Err(Reason::LogDirty),
         Slot::Leaf(leaf) if leaf.sw_type != SW_TYPE_RAM_RW => Err(Reason::MemType),
         Slot::Leaf(leaf) if !leaf.cacheable => Err(Reason::Cacheability),
         Slot::Leaf(leaf) => Ok(leaf),

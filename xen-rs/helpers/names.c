@@ -45,6 +45,7 @@ const char *const xrs_reason_names[XRS_REASONS] = {
     [XEN_DOMCTL_COALESCE_REASON_cacheability] = "cacheability",
     [XEN_DOMCTL_COALESCE_REASON_mem_access] = "mem-access",
     [XEN_DOMCTL_COALESCE_REASON_exec_sp] = "exec-sp",
+    [XEN_DOMCTL_COALESCE_REASON_deferred] = "deferred",
 };
 
 const char *const xrs_cause_names[XRS_CAUSES] = {

@@ -133,7 +133,7 @@ int xrs_knob_set(const struct xrs_knob *knob, uint64_t value);
 
 /* names.c: what Rust has more of needs a name there. */
 #define XRS_COUNTS  (XEN_DOMCTL_COALESCE_COUNT_promoted_1g + 1)
-#define XRS_REASONS (XEN_DOMCTL_COALESCE_REASON_exec_sp + 1)
+#define XRS_REASONS (XEN_DOMCTL_COALESCE_REASON_deferred + 1)
 #define XRS_CAUSES  (XEN_DOMCTL_COALESCE_CAUSE_exec + 1)
 extern const char *const xrs_count_names[XRS_COUNTS];
 extern const char *const xrs_reason_names[XRS_REASONS];

@@ -267,8 +267,7 @@ impl Machine for XenDomain<'_> {
     }
 
     fn free(&mut self, block: Block) {
-        // SAFETY: a block is what the allocator gave, until it is assigned.
-        unsafe { ffi::xrs_heap_free(block.mfn().0, block.order().log2()) }
+        free(block);
     }
 
     fn free_retired(&mut self, mfn: Mfn, order: Order) {
@@ -325,6 +324,12 @@ impl p2m::exchange::Caller for XenDomain<'_> {
             _ => Err(Errno::Fault),
         }
     }
+}
+
+/// Give `block`, which no domain ever owned, back to the heap.
+pub fn free(block: Block) {
+    // SAFETY: a block is what the allocator gave, until it is assigned.
+    unsafe { ffi::xrs_heap_free(block.mfn().0, block.order().log2()) }
 }
 
 /// Write a trace record of `d`.

@@ -10,14 +10,14 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use p2m::account::{Cause, Counter, ENTRIES};
 use p2m::addr::{Gfn, Order, Region};
 use p2m::audit::{Audit, FINDINGS};
-use p2m::coalesce::{self, heal};
+use p2m::coalesce::{self, Mode, heal};
 use p2m::exchange::{Desk, End, Larger, Largest, Request, Scratch, run};
 use p2m::ledger::Ledger;
 use p2m::machine::{Locked, Machine};
 use p2m::region::shape;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::domain::{State, XenDomain, ledger_time, state, tunables};
+use crate::domain::{State, XenDomain, free, ledger_time, state, tunables};
 use crate::ffi::{self, Domain, PvLists};
 use crate::memory::XBox;
 use crate::pv::PvDomain;
@@ -230,7 +230,7 @@ pub fn set_mode(d: &Domain, state: &State, mode: u32) -> Result<(), c_int> {
 /// Hear of p2m changes, or do not, as the mode has it. What happened while
 /// nobody listened is found by surveying the domain anew.
 pub fn listen(d: &Domain, state: &State) {
-    let on = state.mode() != p2m::coalesce::Mode::Off;
+    let on = state.mode() != Mode::Off;
     let mut machine = XenDomain::new(d);
     let mut locked = machine.lock();
 
@@ -327,7 +327,12 @@ fn now(d: &Domain, state: &State, op: &mut DomctlCoalesce) -> Result<(), c_int> 
 
     while done < op.nr {
         let region = Region(first.0.wrapping_add(done.into()));
-        let outcome = heal(&mut machine, &mut scratch, region, limits, ledger_time());
+        let now = ledger_time();
+        let mut kept = None;
+        let outcome = heal(&mut machine, &mut scratch, &mut kept, region, limits, now);
+        if let Some(act) = kept {
+            act.abandon(free);
+        }
 
         write(op, done.into(), &[outcome.index() as u8])?;
         done = done.wrapping_add(1);
@@ -379,9 +384,16 @@ pub unsafe fn split(d: &Domain, state: &State, gfn: Gfn, level: u32, cause: Caus
     use p2m::trace::{Event, Record};
 
     state.account.split(cause);
-    if cause == Cause::Exec {
-        // SAFETY: as the caller says.
-        unsafe { state.book() }.executed(gfn.region());
+    // SAFETY: as the caller says.
+    let book = unsafe { state.book() };
+    match cause {
+        Cause::Exec => book.executed(gfn.region()),
+        // Not by an entry that is written, which would be told of; nor is its end.
+        Cause::Type | Cause::LogDirty if level == 1 && state.mode() != Mode::Off => {
+            book.touch(gfn.region(), ledger_time());
+            state.alert();
+        }
+        _ => {}
     }
     let order = Order::new(level.wrapping_mul(arch::LEVEL_BITS)).unwrap_or(Order::PAGE);
     crate::domain::trace(

@@ -8,12 +8,12 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use p2m::account::Counter;
 use p2m::addr::{Gfn, Order};
-use p2m::coalesce::{Mode, Scratch, heal};
+use p2m::coalesce::{Act, Limits, Mode, Scratch, heal};
 use p2m::ledger::{Ledger, Next, REACH_MAX, reach_for};
 use p2m::machine::Machine;
 use p2m::pace::{Alerts, Roster, Seat, Step, Turn};
 
-use crate::domain::{State, XenDomain, ledger_time, state, tunables};
+use crate::domain::{State, XenDomain, free, ledger_time, state, tunables};
 use crate::ffi::{self, Domain};
 use crate::hypercall::{MODE_DEFAULT, listen};
 use crate::memory::{XBox, XSlice};
@@ -30,6 +30,9 @@ const GIB_SHIFT: u32 = Order::GIB.log2();
 /// What the worker works with.
 struct Bench {
     scratch: Scratch,
+    /// An act for this domain that was interrupted. It goes on before anything else
+    /// is begun.
+    kept: Option<(u32, Act)>,
     /// Whose turn it is.
     roster: Roster<XSlice<Seat>>,
 }
@@ -42,6 +45,7 @@ unsafe impl Sync for Shared {}
 
 static BENCH: Shared = Shared(UnsafeCell::new(Bench {
     scratch: Scratch::new(),
+    kept: None,
     roster: Roster::new(XSlice::empty()),
 }));
 static BUSY: AtomicBool = AtomicBool::new(false);
@@ -173,10 +177,13 @@ fn round(bench: &mut Bench, stop: u64) -> Turn {
             unseated = true;
         }
     });
-    let turn = roster.next(ms());
+    let turn = match bench.kept {
+        Some((domid, _)) => Turn::Serve(domid),
+        None => roster.next(ms()),
+    };
     match turn {
         Turn::Serve(domid) => {
-            let step = serve(domid, &mut bench.scratch, stop);
+            let step = serve(domid, bench, stop);
             bench.roster.done(domid, step, ms());
         }
         _ if unseated => return Turn::Wait(NO_MEMORY_WAIT),
@@ -201,31 +208,44 @@ fn seat(roster: &mut Roster<XSlice<Seat>>, domid: u32) -> bool {
     roster.alert(domid)
 }
 
-fn serve(domid: u32, scratch: &mut Scratch, stop: u64) -> Step {
+fn serve(domid: u32, bench: &mut Bench, stop: u64) -> Step {
+    let mut kept = bench.kept.take().map(|(_, act)| act);
     let domain = RcuDomain::with(domid);
     let d = domain.as_ref().map(RcuDomain::get);
-    let Some((d, state)) = d.and_then(|d| Some((d, state(d)?))) else {
+    let found = d.and_then(|d| Some((d, state(d)?)));
+    let Some((d, state)) = found.filter(|(_, state)| state.mode() != Mode::Off) else {
+        if let Some(act) = kept {
+            act.abandon(free);
+        }
         return Step::Idle;
     };
-    let mode = state.mode();
-    if mode == Mode::Off {
-        return Step::Idle;
-    }
     let now = ledger_time();
     let before = state.account.count(Counter::PagesCopied);
     let mut machine = XenDomain::in_background(d, stop);
     let next = {
         let mut locked = machine.lock();
-        if ffi::xrs_domain_dying(d) {
-            Next::Idle
-        } else {
-            locked.next(now)
+        match &kept {
+            Some(act) => Next::Act(act.region()),
+            None if ffi::xrs_domain_dying(d) => Next::Idle,
+            None => locked.next(now),
         }
     };
 
     match next {
         Next::Look(region) | Next::Act(region) => {
-            heal(&mut machine, scratch, region, tunables().limits(mode), now);
+            let limits = Limits {
+                defer: matches!(next, Next::Look(_)),
+                ..tunables().limits(state.mode())
+            };
+            heal(
+                &mut machine,
+                &mut bench.scratch,
+                &mut kept,
+                region,
+                limits,
+                now,
+            );
+            bench.kept = kept.map(|act| (domid, act));
         }
         Next::Survey(gib) if !survey(&mut machine, gib, now) => return Step::Wait(NO_MEMORY_WAIT),
         Next::Grow(gib) if !grow(&mut machine, gib, now) => return Step::Wait(NO_MEMORY_WAIT),

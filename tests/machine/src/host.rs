@@ -305,6 +305,8 @@ pub struct Host {
     /// A digest of all that the core was ever told.
     pub answers: u64,
     bench: Anew<coalesce::Scratch>,
+    /// An act that was interrupted.
+    kept: Anew<Option<coalesce::Act>>,
     /// Pages that the coalescer copies in one lock hold.
     pub batch: u64,
     scratch: Anew<Scratch>,
@@ -412,6 +414,7 @@ impl Host {
             watched: Vec::new(),
             answers: 0,
             bench: Anew::default(),
+            kept: Anew::default(),
             batch: coalesce::BATCH_DEFAULT,
             scratch: Anew::default(),
             larger: Anew::default(),
@@ -576,13 +579,10 @@ impl Host {
     fn recalc_one(&mut self, gfn: Gfn) {
         let all = self.facts.contains(Facts::LOG_DIRTY);
         let ranges = self.dirty_ranges.clone();
-        let ram = self
-            .tables
+        // No event tells of that.
+        self.tables
             .recalculate(gfn, |g| all || ranges.contains(&g.region().0));
 
-        if ram && self.mode != Mode::Off {
-            self.book.touch(gfn.region(), self.now);
-        }
         // Permissions may have been taken away.
         self.effect(Effect {
             was_present: true,
@@ -1289,6 +1289,10 @@ impl Host {
     /// One look of the background coalescer at what is due now. `None`: there
     /// is nothing to do at this time.
     pub fn heal_one(&mut self) -> Option<(Region, Outcome)> {
+        if let Some(act) = &self.kept.0 {
+            let region = act.region();
+            return Some((region, self.heal_now(region)));
+        }
         if self.mode == Mode::Off {
             return None;
         }
@@ -1297,7 +1301,8 @@ impl Host {
             let next = self.lock().ledger().next(now);
             match next {
                 Next::Look(region) | Next::Act(region) => {
-                    return Some((region, self.heal_now(region)));
+                    let deferrable = matches!(next, Next::Look(_));
+                    return Some((region, self.heal_or_defer(region, deferrable)));
                 }
                 Next::Survey(gib) => self.survey(gib),
                 Next::Grow(gib) => {
@@ -1323,16 +1328,30 @@ impl Host {
 
     /// Look at a region now, whether it is due or not.
     pub fn heal_now(&mut self, region: Region) -> Outcome {
+        self.heal_or_defer(region, false)
+    }
+
+    fn heal_or_defer(&mut self, region: Region, defer: bool) -> Outcome {
         let mut bench = std::mem::take(&mut self.bench);
+        let mut kept = std::mem::take(&mut self.kept);
         let limits = Limits {
             mode: self.mode,
             batch: self.batch,
+            defer,
         };
         let now = self.now;
-        let outcome = coalesce::heal(self, &mut bench.0, region, limits, now);
+        let outcome = coalesce::heal(self, &mut bench.0, &mut kept.0, region, limits, now);
 
         self.bench = bench;
+        self.kept = kept;
         outcome
+    }
+
+    /// The worker goes away: what was interrupted is abandoned.
+    pub fn abandon(&mut self) {
+        if let Some(act) = self.kept.0.take() {
+            act.abandon(|block| self.free(block));
+        }
     }
 
     fn survey(&mut self, gib: u64) {
@@ -1462,12 +1481,17 @@ impl Host {
         self.check_tlbs();
     }
 
+    fn is_kept(&self, mfn: Mfn) -> bool {
+        self.kept.0.as_ref().is_some_and(|act| act.holds(mfn))
+    }
+
     fn check_frames(&self) {
         let mut owned = [0i64; 2];
 
         for (m, frame) in self.heap.frames.iter().enumerate() {
             match frame.state {
                 State::Free => {}
+                State::Anonymous if self.is_kept(Mfn(m as u64)) => {}
                 State::Anonymous => panic!("{:?} leaked: it is nobody's", Mfn(m as u64)),
                 State::Owned(dom) => {
                     owned[dom as usize] += 1;
@@ -1549,6 +1573,7 @@ impl Host {
 
     /// The guest and the other domain die, and everything is in the heap again.
     pub fn finish(mut self) {
+        self.abandon();
         self.schedule.clear();
         self.die_at = None;
         self.check();

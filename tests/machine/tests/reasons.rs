@@ -464,6 +464,20 @@ fn interrupted() {
         (Outcome::Refused(Reason::Interrupted), 100)
     );
     host.preempt_every = 0;
+    assert_eq!(outcome(&mut host), Some(Outcome::Migrated));
+    assert_eq!(host.account.count(Counter::PagesCopied), 512);
+    host.finish();
+
+    // The worker does not come back to it: what is left is a completion of the block.
+    let mut host = scattered();
+    host.preempt_every = 1;
+    assert_eq!(
+        now(&mut host, REGION),
+        (Outcome::Refused(Reason::Interrupted), 128)
+    );
+    host.preempt_every = 0;
+    host.abandon();
+    host.check();
     assert_eq!(outcome(&mut host), Some(Outcome::Completed));
     assert_eq!(host.account.count(Counter::PagesCopied), 512);
     host.finish();

@@ -17,7 +17,7 @@
 
 use p2m::addr::{REGION_PAGES, Region};
 use p2m::ledger::{Book, Leaf, Ledger, Next, Slot, reach_for};
-use p2m::pace::{Roster, Seat, Step, Turn};
+use p2m::pace::{LOOK, Roster, Seat, Step, Turn};
 use rand_core::{RngCore, SeedableRng};
 use rand_pcg::Pcg64;
 use std::cell::Cell;
@@ -41,6 +41,8 @@ pub struct Host {
     pub events_per_hour: u64,
     /// In a hundred: how often a page that comes back gets its old place.
     pub placed: u64,
+    /// Pages that the worker copies in a ms; 0: any number.
+    pub speed: u64,
     pub seed: u64,
 }
 
@@ -53,6 +55,7 @@ impl Host {
             hours: 4,
             events_per_hour: 200_000,
             placed: 60,
+            speed: 0,
             seed: 1,
         }
     }
@@ -110,6 +113,33 @@ pub fn trace(host: &Host) -> Vec<Event> {
     events
 }
 
+/// One domain balloons a page or more out of each of its regions, at once, and gets them
+/// back at once: to make a region whole takes no copy, few, or many.
+pub fn storm(host: &Host) -> Vec<Event> {
+    let mut random = Pcg64::seed_from_u64(host.seed);
+    let mut below = |n: u64| random.next_u64() % n.max(1);
+    let mut events = Vec::new();
+
+    for region in 0..host.regions() {
+        let (pages, placed) = match below(10) {
+            0..4 => (1 + below(64), true),
+            4..7 => (1 + below(64), false),
+            _ => (65 + below(447), false),
+        };
+        for (at, out) in [(0, true), (1000, false)] {
+            events.extend((0..pages).map(|_| Event {
+                at,
+                domain: 0,
+                region,
+                out,
+                placed,
+            }));
+        }
+    }
+    events.sort_by_key(|e| e.at);
+    events
+}
+
 /// What happened on `small`, on a `large` host: the same pages of as many regions, which
 /// lie evenly over all of it.
 pub fn spread(events: &[Event], small: &Host, large: &Host) -> Vec<Event> {
@@ -138,6 +168,14 @@ pub enum Policy {
     Sweep(Sweep),
     /// The core's ledger.
     Ledger,
+    /// The same, but who comes first is served first, whatever it takes.
+    InTurn,
+}
+
+impl Policy {
+    fn keeps_a_ledger(self) -> bool {
+        matches!(self, Policy::Ledger | Policy::InTurn)
+    }
 }
 
 /// The settings of khugepaged (`Documentation/admin-guide/mm/transhuge.rst`).
@@ -167,6 +205,8 @@ pub struct Figures {
     pub events: u64,
     /// Regions looked at.
     pub looks: u64,
+    /// Of those, so many times one was deferred.
+    pub deferred: u64,
     /// 4 KiB entries read by those.
     pub scanned: u64,
     /// Leaves of the ledger touched by events and searches.
@@ -179,6 +219,8 @@ pub struct Figures {
     pub completed: u64,
     pub migrated: u64,
     pub copied: u64,
+    /// Pages copied by the time that each region was made whole.
+    pub by_act: Vec<u64>,
     /// Pages given to a guest that it had ballooned out.
     pub filled: u64,
     /// The ledger's memory at the end, in bytes.
@@ -278,12 +320,13 @@ impl Domain {
     }
 
     /// One step of the worker's.
-    fn step(&mut self, now: u64, figures: &mut Figures) -> Step {
+    fn step(&mut self, now: u64, policy: Policy, figures: &mut Figures) -> Step {
         let before = figures.copied;
 
         figures.asks += 1;
         match self.book.next(now) {
-            Next::Look(region) | Next::Act(region) => self.look(region, figures),
+            Next::Look(region) => self.look(region, now, policy == Policy::Ledger, figures),
+            Next::Act(region) => self.look(region, now, false, figures),
             Next::Survey(gib) => self.survey(gib, now),
             Next::Grow(gib) => {
                 let root = (0..reach_for(gib)).map(|_| Slot::default()).collect();
@@ -296,7 +339,7 @@ impl Domain {
         Step::Worked(figures.copied - before)
     }
 
-    fn look(&mut self, region: Region, figures: &mut Figures) {
+    fn look(&mut self, region: Region, now: u64, defer: bool, figures: &mut Figures) {
         figures.looks += 1;
         let Some(damage) = self.damage.get(&region.0).copied() else {
             return;
@@ -307,25 +350,34 @@ impl Domain {
             return;
         }
         figures.scanned += REGION_PAGES;
+        if defer && self.book.defer(region, copies(damage), now) {
+            figures.deferred += 1;
+            return;
+        }
         heal(damage, figures);
         self.damage.remove(&region.0);
         self.book.healed(region);
     }
 }
 
-/// The cheapest sufficient act (`p2m::coalesce`).
-fn heal(damage: Damage, figures: &mut Figures) {
+/// What the cheapest sufficient act copies (`p2m::coalesce`).
+fn copies(damage: Damage) -> u64 {
     match u64::from(damage.astray) {
-        0 => figures.promoted += 1,
-        few if few <= REGION_PAGES / 2 => {
-            figures.completed += 1;
-            figures.copied += few;
-        }
-        _ => {
-            figures.migrated += 1;
-            figures.copied += REGION_PAGES;
-        }
+        few if few <= REGION_PAGES / 2 => few,
+        _ => REGION_PAGES,
     }
+}
+
+fn heal(damage: Damage, figures: &mut Figures) {
+    let copies = copies(damage);
+
+    *match copies {
+        0 => &mut figures.promoted,
+        REGION_PAGES => &mut figures.migrated,
+        _ => &mut figures.completed,
+    } += 1;
+    figures.copied += copies;
+    figures.by_act.push(figures.copied);
 }
 
 fn apply(domain: &mut Domain, event: &Event) {
@@ -352,7 +404,7 @@ pub fn run(host: &Host, trace: &[Event], policy: Policy) -> Figures {
     let (mut sample, every) = (0, (end / 200).max(1));
     // The worker, and its timer.
     let mut roster = Roster::new(vec![Seat::default(); host.domains as usize]);
-    let mut timer = u64::MAX;
+    let (mut timer, mut busy) = (u64::MAX, 0);
     // When the next sweep begins, and with which domain and region.
     let mut sweep = (0u64, 0u64, 0u64);
     let mut next = trace.iter().peekable();
@@ -382,19 +434,27 @@ pub fn run(host: &Host, trace: &[Event], policy: Policy) -> Figures {
             apply(domain, event);
             broken = broken + domain.damage.len() as u64 - before;
             figures.events += 1;
-            if policy == Policy::Ledger && !event.out {
+            if policy.keeps_a_ledger() && !event.out {
                 domain.book.touch(Region(event.region), now);
                 roster.alert(event.domain as u32);
-                timer = now;
+                timer = timer.min(now.max(busy));
             }
         } else if now == timer {
             figures.wakes += 1;
+            let mut spent = 0;
             timer = loop {
+                if host.speed > 0 && spent >= host.speed {
+                    busy = now + spent / host.speed;
+                    break busy;
+                }
                 match roster.next(now) {
                     Turn::Serve(number) => {
                         let domain = &mut domains[number as usize];
                         let before = domain.damage.len() as u64;
-                        let step = domain.step(now, &mut figures);
+                        let step = domain.step(now, policy, &mut figures);
+                        if let Step::Worked(copied) = step {
+                            spent += copied + LOOK;
+                        }
                         broken = broken + domain.damage.len() as u64 - before;
                         roster.done(number, step, now);
                     }
@@ -435,7 +495,7 @@ pub fn run(host: &Host, trace: &[Event], policy: Policy) -> Figures {
         }
     }
     figures.leaves = VISITS.get();
-    if policy == Policy::Ledger {
+    if policy.keeps_a_ledger() {
         figures.memory = domains.iter().map(memory).sum();
     }
     figures

@@ -2,7 +2,7 @@
 //! Cost grows as events do, not as memory does; and more is whole than with a
 //! sweep or with nothing.
 
-use simulation::{Figures, Host, Policy, Sweep, run, spread, trace};
+use simulation::{Figures, Host, Policy, Sweep, run, spread, storm, trace};
 
 fn figures(gib: u64, policy: Policy) -> Figures {
     let host = Host {
@@ -48,6 +48,49 @@ fn work_per_event_is_flat() {
     let ratio = work().fold(0.0, f64::max) / work().fold(f64::MAX, f64::min);
     println!("most to least: {ratio:.3}");
     assert!(ratio <= 1.1, "{ratio}");
+}
+
+/// Of all that waits, what takes few copies is made whole first: more is whole at any time,
+/// for fewer copies, and in the end it is the same.
+#[test]
+fn few_copies_go_first() {
+    let host = Host {
+        hours: 0,
+        speed: 100,
+        ..Host::of(12)
+    };
+    let events = storm(&host);
+    let [ordered, in_turn] =
+        [Policy::Ledger, Policy::InTurn].map(|policy| run(&host, &events, policy));
+    let acts = ordered.by_act.len();
+
+    assert_eq!(acts as u64, host.regions());
+    assert_eq!(
+        (in_turn.by_act.len(), in_turn.copied),
+        (acts, ordered.copied)
+    );
+    for part in [4, 2, 1] {
+        let n = acts / part;
+        println!(
+            "{n} regions: {:.1} pages copied for each, in turn {:.1}",
+            ordered.by_act[n - 1] as f64 / n as f64,
+            in_turn.by_act[n - 1] as f64 / n as f64
+        );
+    }
+    println!(
+        "broken, mean ppm: {:.0}, in turn {:.0}; {} looks, in turn {}",
+        ordered.broken(),
+        in_turn.broken(),
+        ordered.looks,
+        in_turn.looks
+    );
+    assert!(4 * ordered.by_act[acts / 2] < in_turn.by_act[acts / 2]);
+    assert!(ordered.broken() < 0.75 * in_turn.broken());
+    // (But for what a second look at each costs.)
+    for (one, other) in ordered.coverage.iter().zip(&in_turn.coverage) {
+        assert!(one.1 + 5000 >= other.1, "{one:?} {other:?}");
+    }
+    assert!(ordered.looks <= 2 * in_turn.looks);
 }
 
 #[test]

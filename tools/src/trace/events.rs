@@ -69,7 +69,7 @@ impl Kind {
 }
 
 /// Why a region was left as it is; the index is the number in records and counters.
-pub const REASONS: [&str; 25] = [
+pub const REASONS: [&str; 26] = [
     "whole_already",
     "empty",
     "hole",
@@ -95,6 +95,7 @@ pub const REASONS: [&str; 25] = [
     "cacheability",
     "mem_access",
     "exec_sp",
+    "deferred",
 ];
 
 /// A reason in words, for a person.
@@ -125,6 +126,7 @@ pub fn explain(reason: &str) -> &'static str {
         "cacheability" => "its pages are not all cached alike",
         "mem_access" => "somebody watches accesses to it",
         "exec_sp" => "code in it is executed, which this processor allows in 4K pages only",
+        "deferred" => "others that may take fewer copies went first",
         _ => "",
     }
 }

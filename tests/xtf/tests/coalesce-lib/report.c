@@ -105,7 +105,7 @@ void co_print_counts(const struct co_info *info)
         "special", "no_memory", "dying", "iommu", "altp2m", "nested", "pod",
         "sharing", "logdirty", "recalc", "cooling", "mode", "not_ready",
         "vanished", "interrupted", "type_pinned", "cacheability",
-        "mem_access", "exec_sp",
+        "mem_access", "exec_sp", "deferred",
     };
     static const char *const causes[CO_CAUSES] = {
         "other", "balloon", "exchange", "map", "type", "logdirty", "exec",
