@@ -238,6 +238,16 @@ settle()
     inside settle "$(domid "$1")" --limit $((${SETTLE:-150} * ${PATIENCE:-1})) --quiet "${QUIET:-2}" || die "guest $1 does not settle"
 }
 
+# kept_and_settled NAME: is its data right after all that was done, and is nothing being done any more? (What
+# is pinned is tried again and again, later each time; a look in the middle of that could not tell why a region
+# is not whole.)
+kept_and_settled()
+{
+    settle "$1"
+    must "$1" kept
+    QUIET=1 settle "$1"
+}
+
 # mode NAME MODE: off, in-place or full; default: as Xen's command line says.
 mode()
 {

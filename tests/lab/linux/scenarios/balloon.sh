@@ -10,6 +10,5 @@ balloon one "$SMALL"
 look one small
 balloon one "$MIB"
 say "= $(must one idle)"
-settle one
-must one kept
+kept_and_settled one
 look one healed

@@ -24,8 +24,7 @@ else
     said=$(ask one compact_balloon) && die "an unpatched Xen exchanges pages of a guest: $said"
     say "= $said"
 fi
-settle one
-must one kept
+kept_and_settled one
 look one healed
 after=$(must one blocks) || exit 1
 say "= free in the guest in blocks of at least 2 MiB: $before MiB before, $after MiB after"
@@ -38,6 +37,5 @@ fi
 
 # The balloon driver takes the pages back as it gave them up.
 balloon one "$MIB"
-settle one
-must one kept
+kept_and_settled one
 look one full

@@ -44,8 +44,7 @@ for i in 1 2 3 4 5; do
     until_true 20 heard "$(cat /tmp/line)" || die "the channel: $(cat /tmp/proxy.log)"
 done
 say "= $(must one idle)"
-settle one
-must one kept
+kept_and_settled one
 look one pinned
 ours && [ "$(kind one "$frame")" != b ] && die "frame $frame is granted, and its region $(kind one "$frame")"
 
@@ -55,6 +54,5 @@ kept=$(regions b one 2>/dev/null)
 exec 8>&- 7>&-
 wait $proxy
 heals one 150 $((${kept:-0} - 4))
-settle one
-must one kept
+kept_and_settled one
 look one released

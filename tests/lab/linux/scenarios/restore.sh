@@ -11,6 +11,5 @@ gone one
 xl restore -e /tmp/one.save >/dev/null 2>&1 || die "xl restore"
 rm /tmp/one.save
 look one restored
-settle one
-must one kept
+kept_and_settled one
 look one healed
