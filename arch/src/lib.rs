@@ -160,6 +160,13 @@ impl Table {
         self.0.iter().map(|e| Entry(e.load(Ordering::Relaxed)))
     }
 
+    /// The same from the one at `first` on.
+    pub fn entries_from(&self, first: usize) -> impl Iterator<Item = Entry> + '_ {
+        let entries = self.0.get(first..).unwrap_or(&[]);
+
+        entries.iter().map(|e| Entry(e.load(Ordering::Relaxed)))
+    }
+
     /// The entry at `index`, which only its lowest nine bits choose.
     pub fn entry(&self, index: u64) -> Entry {
         let i = (index % ENTRIES as u64) as usize;
@@ -259,6 +266,18 @@ impl Format {
         match self {
             Format::Npt => decode_npt(Npt::from_bits_retain(entry.0), level),
             Format::Ept => decode_ept(Ept::from_bits_retain(entry.0), level),
+        }
+    }
+
+    /// The leaf of 2 MiB that says what the 512 entries of 4 KiB say of which `first` is
+    /// the first, and ordinary RAM. `executable`: Xen lets code be run from superpages
+    /// (`exec_sp`).
+    #[inline]
+    pub fn superpage(self, first: Entry, executable: bool) -> Entry {
+        match self {
+            Format::Npt => Entry(first.0 | Npt::LEAF_OR_PAT.bits()),
+            Format::Ept if executable => Entry(first.0 | Ept::LEAF.bits()),
+            Format::Ept => Entry((first.0 | Ept::LEAF.bits()) & !Ept::EXECUTE.bits()),
         }
     }
 

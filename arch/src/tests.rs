@@ -201,6 +201,26 @@ fn with_frame_changes_the_frame_only() {
     );
 }
 
+/// It decodes as a leaf that says what the first entry did; only EPT's may lose the
+/// permission to execute.
+#[test]
+fn a_superpage_says_what_its_first_entry_said() {
+    for (format, ram) in [(Format::Npt, NPT_RAM), (Format::Ept, EPT_RAM)] {
+        let first = Entry(0x600 << 12 | ram);
+        for executable in [false, true] {
+            let whole = format.superpage(first, executable);
+            assert_eq!(leaf(format.decode(whole, 2)), leaf(format.decode(first, 1)));
+            let lost = first.0 & !whole.0;
+            let expected = match format {
+                Format::Ept if !executable => 1 << 2,
+                _ => 0,
+            };
+            assert_eq!(lost, expected, "{format:?}");
+            assert_eq!(whole.0 & !first.0, 1 << 7, "{format:?}");
+        }
+    }
+}
+
 /// Xen's own: bit 63 and type 6 (`p2m_populate_on_demand`), nothing else.
 #[test]
 fn the_mark_maps_nothing() {

@@ -8,7 +8,7 @@ use crate::frames::{Frozen, List, Loss, Pair, Pending, Retired};
 use crate::ledger::Ledger;
 use crate::machine::{Block, Facts, Holder, Locked, Machine, Purpose};
 pub use crate::plan::Scratch;
-use crate::plan::{Stock, can_make_room};
+use crate::plan::{Slots, Stock, can_make_room};
 use crate::region::{State, gib_in_order, judge, unchanged};
 use crate::trace::{Event, Record};
 
@@ -270,10 +270,11 @@ fn one_type<L: Locked>(locked: &mut L, region: Region, block: Mfn) -> bool {
     locked.one_memory_type(region.start(), block, Order::REGION)
 }
 
-/// The region is what the last look listed, and may be worked on.
-fn still<L: Locked>(locked: &mut L, list: &List, region: Region) -> bool {
+/// The slots `which` of the region are what the last look listed, and it may be worked
+/// on.
+fn still<L: Locked>(locked: &mut L, list: &List, region: Region, which: &Slots) -> bool {
     unfit(locked.facts()).is_none()
-        && locked.view(region, |view| unchanged(view, list))
+        && locked.view(region, |view| unchanged(view, list, which))
         && !locked.log_dirty_range(region)
 }
 
@@ -614,7 +615,9 @@ fn go<M: Machine>(
         Way::Complete { .. } => Outcome::Completed,
         Way::Migrate { .. } => Outcome::Migrated,
     };
-    if scratch.home() != home {
+    if Slots::ALL.without(act.stock.slots()).is_empty() {
+        scratch.aim_at_free(home);
+    } else if scratch.home() != home {
         scratch.aim(home);
     }
     act.sums = Sums::default();
@@ -626,7 +629,7 @@ fn go<M: Machine>(
         act.stock_up(machine, scratch, limits.batch());
         match step(machine, scratch, &mut act, limits.batch()) {
             Batch::Moved { retired, whole } => {
-                retired.free(machine, Order::REGION);
+                retired.free(machine, Order::PAGE);
                 if whole {
                     outcome = done;
                     break;
@@ -689,6 +692,20 @@ impl Act {
     }
 }
 
+/// Whose entries the next batch has to do with: those of the pages that move, if all of them
+/// go to places that are ours; and all of them before they become one leaf.
+#[inline(never)]
+fn concerned(scratch: &Scratch, stock: &Stock, most: u64) -> Slots {
+    let next = scratch.astray().lowest(most);
+    let last = scratch.astray().without(next).is_empty();
+
+    if last || !next.without(stock.slots()).is_empty() {
+        Slots::ALL
+    } else {
+        next
+    }
+}
+
 /// One batch of up to so many copies.
 fn step<'l, M: Machine>(
     machine: &mut M,
@@ -732,7 +749,8 @@ fn batch<'l, L: Locked>(
     if let Some(reason) = unmovable(locked.facts()) {
         return not(reason);
     }
-    if !still(locked, &scratch.pages, region) {
+    let which = concerned(scratch, stock, most);
+    if !still(locked, &scratch.pages, region, &which) {
         match state(locked, scratch, region) {
             State::Not(reason) => return not(reason),
             State::InOrder { base } => {
@@ -752,7 +770,8 @@ fn batch<'l, L: Locked>(
         sums.astray = scratch.astray().count();
     }
     let plan = scratch.plan(locked, region, stock, spare_mfn, access, most);
-    if scratch.moves.len() == 0 {
+    let copies = scratch.copies(&plan);
+    if copies == 0 {
         return not(Reason::NoMemory);
     }
 
@@ -775,8 +794,12 @@ fn batch<'l, L: Locked>(
 
     // From here on no processor can read or write these pages.
     let since = locked.ticks();
-    for (from, to) in scratch.moves.iter() {
-        locked.copy(from, to);
+    if plan.straight {
+        locked.copy_to_places(frozen.pairs(), home);
+    } else {
+        for (from, to) in scratch.moves.iter() {
+            locked.copy(from, to);
+        }
     }
     let copying = locked.ticks().wrapping_sub(since);
 
@@ -823,7 +846,7 @@ fn batch<'l, L: Locked>(
         false
     };
     let _ = locked.flush(pending);
-    sums.copied = sums.copied.wrapping_add(scratch.moves.len());
+    sums.copied = sums.copied.wrapping_add(copies);
 
     let retired = frozen.retire(&flushed);
     (Batch::Moved { retired, whole }, copying)

@@ -126,6 +126,17 @@ impl Pairs {
         }
     }
 
+    /// Add `pairs`, as many as there is room for.
+    pub(crate) fn append(&mut self, pairs: &[Pair]) {
+        let room = self.items.get_mut(self.len as usize..).unwrap_or(&mut []);
+        let added = room.len().min(pairs.len());
+
+        for (item, pair) in room.iter_mut().zip(pairs) {
+            *item = *pair;
+        }
+        self.len = self.len.wrapping_add(added as u64);
+    }
+
     /// Become the list of the `count` gfns that `read` writes, in its own
     /// memory. It is empty if that fails or if there is no room.
     pub fn fill<E>(

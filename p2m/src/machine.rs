@@ -395,11 +395,34 @@ pub trait Locked: Sized {
     /// count as it is. Refused when the domain is dying.
     fn assign(&mut self, mfn: Mfn, order: Order) -> Result<(), Reason>;
 
+    /// The same for the frames at `slots` of the block that begins at `home`. On failure
+    /// those that were assigned all the same.
+    fn assign_places(&mut self, home: Mfn, slots: Slots) -> Result<(), Slots> {
+        let mut rest = slots;
+
+        loop {
+            let left = rest;
+            let Some((slot, order)) = rest.take_run() else {
+                return Ok(());
+            };
+            if self.assign(home.add(slot), order).is_err() {
+                return Err(slots.without(left));
+            }
+        }
+    }
+
     /// The domain is dying and owns `pages` more than were counted: count them.
     fn account_assigned(&mut self, pages: u64);
 
     /// Copy 4 KiB.
     fn copy(&mut self, from: Mfn, to: Mfn);
+
+    /// Copy each of `pages` to its place in the block that begins at `home`.
+    fn copy_to_places(&mut self, pages: &[Pair], home: Mfn) {
+        for page in pages {
+            self.copy(page.mfn(), home.add(page.gfn().slot()));
+        }
+    }
 
     /// Return when no translation that was changed is in any TLB or IOTLB any
     /// more.

@@ -50,6 +50,11 @@ impl Slots {
         Slots(words)
     }
 
+    /// A bit for each, 64 in a word.
+    pub fn words(&self) -> &[u64] {
+        &self.0
+    }
+
     fn word(slot: u64) -> usize {
         (slot / 64) as usize
     }
@@ -81,7 +86,7 @@ impl Slots {
 
     /// There are none.
     pub fn is_empty(&self) -> bool {
-        self.0.iter().all(|word| *word == 0)
+        self.0.iter().fold(0, |any, word| any | word) == 0
     }
 
     /// Take out `count` from `first` on, all in one word or in whole words.
@@ -126,12 +131,15 @@ impl Slots {
 
         for word in &mut self.0 {
             let mut count = u64::from(word.count_ones());
-            while count > left {
+            if left == 0 {
+                *word = 0;
+            }
+            while count > left && left > 0 {
                 // Without its highest.
                 *word &= !(1u64 << 63).wrapping_shr(word.leading_zeros());
                 count = count.wrapping_sub(1);
             }
-            left = left.wrapping_sub(count);
+            left = left.saturating_sub(count);
         }
         self
     }
@@ -160,10 +168,10 @@ impl Slots {
 
     /// The stretches of `all`, one item for each slot, that these slots are.
     pub fn stretches<'l, T>(&self, all: &'l [T]) -> impl Iterator<Item = &'l [T]> {
-        let mut rest = *self;
+        let (mut rest, mut word) = (*self, 0);
 
         core::iter::from_fn(move || {
-            let (first, count) = rest.take_stretch()?;
+            let (first, count) = rest.take_stretch(&mut word)?;
             let from = all.get(first as usize..).unwrap_or(&[]);
 
             Some(from.get(..count as usize).unwrap_or(from))
@@ -185,36 +193,38 @@ impl Slots {
     }
 
     /// Take out the longest stretch that begins with the lowest: the first, and
-    /// how many.
-    fn take_stretch(&mut self) -> Option<(u64, u64)> {
-        let first = self.first()?;
-        let count = self.row(first);
-        let mut left = count;
-        let mut at = first;
+    /// how many. All words before `from` are empty, and will be.
+    fn take_stretch(&mut self, from: &mut u64) -> Option<(u64, u64)> {
+        let mut stretch = None;
+        let words = self.0.get_mut(*from as usize..).unwrap_or(&mut []);
 
-        // To the end of the word, whole words, and what is left.
-        while left > 0 {
-            let some = left.min(64u64.wrapping_sub(at % 64));
-            self.remove_run(at, some);
-            at = at.wrapping_add(some);
-            left = left.wrapping_sub(some);
+        for (i, word) in (*from..8).zip(words) {
+            let base = i.wrapping_mul(64);
+            *from = i;
+            let (first, count) = match stretch {
+                None if *word == 0 => continue,
+                None => (base.wrapping_add(word.trailing_zeros().into()), 0),
+                Some(begun) => begun,
+            };
+            // It ends in this word, or goes on in the next.
+            let at = if count > 0 { 0 } else { word.trailing_zeros() };
+            let ones = word.wrapping_shr(at).trailing_ones();
+            *word &= word.wrapping_add(1u64.wrapping_shl(at));
+            stretch = Some((first, u64::wrapping_add(count, ones.into())));
+            if u32::wrapping_add(at, ones) < 64 {
+                break;
+            }
         }
-        Some((first, count))
+        stretch
     }
 
     /// Take out the largest aligned run that begins with the lowest.
     pub fn take_run(&mut self) -> Option<(u64, Order)> {
         let first = self.first()?;
         let row = self.row(first);
-        let mut order = Order::PAGE;
+        let log2 = row.checked_ilog2().unwrap_or(0).min(first.trailing_zeros());
+        let order = Order::new(log2).map_or(Order::PAGE, |order| order.min(Order::REGION));
 
-        while order < Order::REGION {
-            let larger = order.larger();
-            if !larger.aligns(first) || larger.pages() > row {
-                break;
-            }
-            order = larger;
-        }
         self.remove_run(first, order.pages());
         Some((first, order))
     }
@@ -267,17 +277,12 @@ impl Stock {
 
     /// Make the frames at `used` the domain's. On failure, which means that it
     /// is dying, some may be: those are not ours any more, and are returned.
-    pub fn assign<L: Locked>(&mut self, locked: &mut L, mut used: Slots) -> Result<(), u64> {
-        let mut assigned = 0;
+    pub fn assign<L: Locked>(&mut self, locked: &mut L, used: Slots) -> Result<(), u64> {
+        let result = locked.assign_places(self.home, used);
+        let assigned = result.map_or_else(|assigned| assigned, |()| used);
 
-        while let Some((slot, order)) = used.take_run() {
-            if locked.assign(self.home.add(slot), order).is_err() {
-                return Err(assigned);
-            }
-            self.slots.remove_run(slot, order.pages());
-            assigned = u64::wrapping_add(assigned, order.pages());
-        }
-        Ok(())
+        self.slots = self.slots.without(assigned);
+        result.map_err(|assigned| assigned.count())
     }
 
     /// Give what is left back to the heap: `free` gets it.
@@ -368,6 +373,9 @@ pub struct Plan {
     pub touched: Slots,
     /// Which of the frozen frames get another page and so stay the domain's.
     pub kept: Slots,
+    /// Each frozen page goes to its place, and nobody had to make room: there is no list
+    /// of moves.
+    pub straight: bool,
     /// The spare block got a page and becomes the domain's.
     pub spare_used: bool,
     /// Pages of the region that sit in a spare frame meanwhile.
@@ -460,6 +468,21 @@ impl Scratch {
         self.home = home.0;
     }
 
+    /// The same for a block that was free up to now: no page lies in it.
+    pub fn aim_at_free(&mut self, home: Mfn) {
+        self.astray = Slots::ALL;
+        self.home = home.0;
+    }
+
+    /// How many copies a plan comes to.
+    pub(crate) fn copies(&self, plan: &Plan) -> u64 {
+        if plan.straight {
+            self.frozen.len()
+        } else {
+            self.moves.len()
+        }
+    }
+
     /// The block that was last aimed at.
     pub fn home(&self) -> Mfn {
         Mfn(self.home)
@@ -532,19 +555,22 @@ impl Scratch {
     /// The places of `batch` are all ours: each page goes there, and nobody has to
     /// make room.
     fn straight(&mut self, batch: Slots, home: Mfn) -> Plan {
-        for slot in batch.iter() {
-            if let Some(pair) = self.pages.as_mut_slice().get_mut(slot as usize) {
-                let to = home.add(slot);
+        let (mut rest, mut word) = (batch, 0);
 
-                self.frozen.push(pair.gfn(), pair.mfn());
-                self.moves.push(pair.mfn(), to);
-                pair.set_mfn(to);
+        while let Some((first, count)) = rest.take_stretch(&mut word) {
+            let slots = first as usize..first.wrapping_add(count) as usize;
+            let pages = self.pages.as_mut_slice().get_mut(slots).unwrap_or(&mut []);
+
+            self.frozen.append(pages);
+            for (slot, pair) in (first..u64::MAX).zip(pages) {
+                pair.set_mfn(home.add(slot));
             }
         }
         self.astray = self.astray.without(batch);
         Plan {
             used: batch,
             touched: batch,
+            straight: true,
             ..Plan::default()
         }
     }

@@ -69,8 +69,8 @@ pub fn judge(region: Region, view: View<'_>, scratch: &mut Scratch) -> State {
             return State::InOrder { base };
         }
     }
-    let mut in_order = base.is_aligned(Order::REGION);
-    let mut at = base;
+    // Some say the same though they are not alike: then it may be in order all the same.
+    let mut unlike = false;
     // Majority vote (Boyer and Moore 1981): after the pass `home` is the only
     // block that can hold more than half of the pages in their place.
     let (mut home, mut votes) = (Mfn(0), 0u64);
@@ -81,23 +81,21 @@ pub fn judge(region: Region, view: View<'_>, scratch: &mut Scratch) -> State {
                 Mfn(entry.frame())
             } else {
                 let other = plain(format.decode(entry, 1))?;
+                unlike = true;
                 if other.attributes != leaf.attributes {
                     return Err(Reason::Access);
                 }
                 Mfn(other.frame)
             };
-            in_order &= mfn == at;
-            at = at.add(1);
             if mfn.slot() == slot {
                 let block = mfn.align(Order::REGION);
-                if votes == 0 {
-                    home = block;
-                }
-                votes = if home == block {
-                    votes.wrapping_add(1)
+                if block == home {
+                    votes = votes.wrapping_add(1);
+                } else if votes == 0 {
+                    (home, votes) = (block, 1);
                 } else {
-                    votes.wrapping_sub(1)
-                };
+                    votes = votes.wrapping_sub(1);
+                }
             }
             Ok(mfn)
         }),
@@ -106,8 +104,11 @@ pub fn judge(region: Region, view: View<'_>, scratch: &mut Scratch) -> State {
     if let Err(reason) = listed {
         return State::Not(reason);
     }
-    if in_order {
-        return State::InOrder { base };
+    if unlike && base.is_aligned(Order::REGION) {
+        scratch.aim(base);
+        if scratch.astray().is_empty() {
+            return State::InOrder { base };
+        }
     }
     scratch.aim(home);
     if scratch.astray() == Slots::ALL {
@@ -119,8 +120,8 @@ pub fn judge(region: Region, view: View<'_>, scratch: &mut Scratch) -> State {
     State::Astray
 }
 
-/// The region is still what [`judge`] listed.
-pub fn unchanged(view: View<'_>, list: &List) -> bool {
+/// The slots `which` of a region are still what [`judge`] listed.
+pub fn unchanged(view: View<'_>, list: &List, which: &Slots) -> bool {
     let View::Table(format, table) = view else {
         return false;
     };
@@ -128,11 +129,15 @@ pub fn unchanged(view: View<'_>, list: &List) -> bool {
 
     list.len() == REGION_PAGES
         && plain(format.decode(first, 1)).is_ok()
-        && list
-            .as_slice()
-            .iter()
-            .zip(table.entries())
-            .all(|(pair, entry)| pair.mfn() == Mfn(entry.frame()) && format.alike(first, entry))
+        && which.stretches(list.as_slice()).all(|pairs| {
+            let slot = pairs.first().map_or(0, |pair| pair.gfn().slot());
+            let entries = table.entries_from(slot as usize);
+
+            entries
+                .take(pairs.len())
+                .zip(pairs)
+                .all(|(entry, pair)| pair.mfn() == Mfn(entry.frame()) && format.alike(first, entry))
+        })
 }
 
 /// Ordinary RAM, or what is wrong with it.
@@ -299,7 +304,7 @@ mod tests {
                 return Ok(());
             }
             prop_assert_eq!(state, State::Astray);
-            prop_assert!(unchanged(view(&t), &scratch.pages));
+            prop_assert!(unchanged(view(&t), &scratch.pages, &Slots::ALL));
             let listed: Vec<_> = scratch.pages.as_slice().iter().map(|p| (p.gfn(), p.mfn())).collect();
             let real: Vec<_> = (0..).zip(&frames).map(|(i, &f)| (AT.start().add(i), Mfn(f))).collect();
             prop_assert_eq!(listed, real);
@@ -348,23 +353,29 @@ mod tests {
         assert_eq!(judge(AT, view(&before), &mut scratch), State::Astray);
         let list = &scratch.pages;
 
-        assert!(unchanged(view(&before), list));
-        assert!(!unchanged(View::Nothing, list));
-        assert!(!unchanged(big(ram(BASE) | 1 << 7), list));
+        assert!(unchanged(view(&before), list, &Slots::ALL));
+        assert!(!unchanged(View::Nothing, list, &Slots::ALL));
+        assert!(!unchanged(big(ram(BASE) | 1 << 7), list, &Slots::ALL));
         for slot in [0, 1, 77, 511] {
             let other = |new: u64| table(move |i| if i == slot { new } else { ram(frame(i)) });
             let moved = other(ram(frame(slot) + 512));
-            assert!(!unchanged(view(&moved), list), "{slot}");
+            assert!(!unchanged(view(&moved), list, &Slots::ALL), "{slot}");
+            // Whoever does not ask for that one does not mind.
+            let (mut this, mut others) = (Slots::NONE, Slots::ALL);
+            this.insert(slot);
+            others.remove(slot);
+            assert!(!unchanged(view(&moved), list, &this), "{slot}");
+            assert!(unchanged(view(&moved), list, &others), "{slot}");
             let read_only = other(ram(frame(slot)) & !2);
-            assert!(!unchanged(view(&read_only), list), "{slot}");
-            assert!(!unchanged(view(&other(0)), list), "{slot}");
+            assert!(!unchanged(view(&read_only), list, &Slots::ALL), "{slot}");
+            assert!(!unchanged(view(&other(0)), list, &Slots::ALL), "{slot}");
         }
         // All of it has become something else.
         let all = table(|i| of_type(ram(frame(i)), SW_TYPE_RAM_RO));
-        assert!(!unchanged(view(&all), list));
+        assert!(!unchanged(view(&all), list, &Slots::ALL));
         // A list of a part of it is none.
         scratch.pages.truncate(511);
-        assert!(!unchanged(view(&before), &scratch.pages));
+        assert!(!unchanged(view(&before), &scratch.pages, &Slots::ALL));
     }
 
     #[test]

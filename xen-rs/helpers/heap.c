@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* The heaps: pages for domains, and Xen's own small pieces of memory. */
+#include <xen/errno.h>
 #include <xen/mm.h>
 #include <xen/numa.h>
 #include <xen/xmalloc.h>
@@ -46,6 +47,39 @@ int xrs_heap_assign(struct domain *d, unsigned long mfn, unsigned int order)
 {
     return assign_pages(mfn_to_page(_mfn(mfn)), 1U << order, d,
                         MEMF_no_refcount);
+}
+
+/* As assign_pages() does it with MEMF_no_refcount, which takes one block. */
+int xrs_heap_assign_places(struct domain *d, unsigned long home,
+                           const unsigned long *slots, unsigned int words)
+{
+    struct page_info *pg = mfn_to_page(_mfn(home));
+    int rc = -ESRCH;
+
+    nrspin_lock(&d->page_alloc_lock);
+
+    if ( likely(!d->is_dying) )
+    {
+        for ( ; words; words--, slots++, pg += BITS_PER_LONG )
+        {
+            unsigned long some = *slots;
+
+            for_each_set_bit ( slot, some )
+            {
+                ASSERT(!page_get_owner(&pg[slot]));
+                ASSERT(!pg[slot].count_info);
+                page_set_owner(&pg[slot], d);
+                smp_wmb(); /* Owner visible before the reference count is. */
+                pg[slot].count_info = PGC_allocated | 1;
+                page_list_add_tail(&pg[slot], &d->page_list);
+            }
+        }
+        rc = 0;
+    }
+
+    nrspin_unlock(&d->page_alloc_lock);
+
+    return rc;
 }
 
 void xrs_heap_account(struct domain *d, unsigned long pages)

@@ -2,7 +2,10 @@
 /* The host p2m of a translated domain. */
 #include <xen/errno.h>
 #include <xen/ioreq.h>
+#include <asm/hvm/cacheattr.h>
 #include <asm/hvm/vmx/vmx.h>
+#include <asm/iocap.h>
+#include <asm/mtrr.h>
 #include <asm/p2m.h>
 #include <asm/paging.h>
 #include <xen-rs.h>
@@ -92,15 +95,35 @@ bool xrs_p2m_log_dirty_range(struct domain *d, unsigned long first,
     return p2m_is_logdirty_range(p2m_get_hostp2m(d), first, last);
 }
 
-/* One entry could say how these pages are cached; with NPT the guest does. */
+/*
+ * One entry could say how these pages are cached; with NPT the guest does. As
+ * epte_get_entry_emt() has it, but for a look at each page: where some are
+ * special and some are not, their entries differ in ipat.
+ */
 bool xrs_p2m_one_memory_type(struct domain *d, unsigned long gfn,
                              unsigned long mfn, unsigned int order)
 {
-    bool ipat;
+    const struct vcpu *v = current->domain == d ? current
+                           : d->vcpu ? d->vcpu[0] : NULL;
+    int type;
 
-    return !cpu_has_vmx ||
-           epte_get_entry_emt(d, _gfn(gfn), _mfn(mfn), order, &ipat,
-                              p2m_ram_rw) >= 0;
+    if ( !cpu_has_vmx )
+        return true;
+
+    if ( rangeset_overlaps_range(mmio_ro_ranges, mfn,
+                                 mfn | ((1UL << order) - 1)) )
+        return false;
+
+    if ( !is_iommu_enabled(d) && !cache_flush_permitted(d) )
+        return true;
+
+    type = hvm_get_mem_pinned_cacheattr(d, _gfn(gfn), order);
+    if ( type >= 0 || type == -EADDRNOTAVAIL )
+        return type >= 0;
+
+    return (!v || mtrr_get_type(&v->arch.hvm.mtrr, gfn_to_gaddr(_gfn(gfn)),
+                                order) >= 0) &&
+           mtrr_get_type(&mtrr_state, mfn_to_maddr(_mfn(mfn)), order) >= 0;
 }
 
 uint8_t xrs_p2m_default_access(const struct domain *d)
@@ -125,6 +148,12 @@ unsigned long xrs_p2m_root(const struct domain *d)
 bool xrs_p2m_is_ept(void)
 {
     return cpu_has_vmx;
+}
+
+/* Superpages may be executed (CVE-2018-12207). */
+bool xrs_p2m_exec_superpages(const struct domain *d)
+{
+    return !cpu_has_vmx || d->arch.hvm.vmx.exec_sp;
 }
 
 void xrs_p2m_mark_dirty(struct domain *d, unsigned long gfn)

@@ -116,6 +116,16 @@ void xrs_page_copy(unsigned long to, unsigned long from)
     copy_domain_page(_mfn(to), _mfn(from));
 }
 
+/* Each to the place of its gfn in the 2M that begin at @home. */
+void xrs_page_copy_to_places(unsigned long home,
+                             const struct coalesce_pair *pages,
+                             unsigned int nr)
+{
+    for ( ; nr; nr--, pages++ )
+        xrs_page_copy(home + (pages->gfn & (L1_PAGETABLE_ENTRIES - 1)),
+                      pages->mfn);
+}
+
 const void *xrs_page_map(unsigned long mfn)
 {
     return map_domain_page(_mfn(mfn));

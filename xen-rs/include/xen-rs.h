@@ -60,6 +60,8 @@ void xrs_heap_free_frozen_list(struct domain *d,
                                const struct coalesce_pair *pages,
                                unsigned int nr);
 int xrs_heap_assign(struct domain *d, unsigned long mfn, unsigned int order);
+int xrs_heap_assign_places(struct domain *d, unsigned long home,
+                           const unsigned long *slots, unsigned int words);
 void xrs_heap_account(struct domain *d, unsigned long pages);
 unsigned long xrs_heap_available(void);
 unsigned int xrs_heap_node_flags(unsigned long mfn);
@@ -89,6 +91,7 @@ uint8_t xrs_p2m_default_access(const struct domain *d);
 unsigned long xrs_p2m_max_gfn(const struct domain *d);
 unsigned long xrs_p2m_root(const struct domain *d);
 bool xrs_p2m_is_ept(void);
+bool xrs_p2m_exec_superpages(const struct domain *d);
 void xrs_p2m_mark_dirty(struct domain *d, unsigned long gfn);
 void xrs_p2m_invalidate_mapcache(struct domain *d);
 int xrs_p2m_audit(struct domain *d, uint64_t bad[3]);
@@ -157,6 +160,9 @@ unsigned int xrs_page_movable(const struct domain *d,
 void xrs_page_write_m2p(const struct coalesce_pair *pages, unsigned int nr);
 void xrs_page_clear_m2p(const struct coalesce_pair *pages, unsigned int nr);
 void xrs_page_copy(unsigned long to, unsigned long from);
+void xrs_page_copy_to_places(unsigned long home,
+                             const struct coalesce_pair *pages,
+                             unsigned int nr);
 const void *xrs_page_map(unsigned long mfn);
 void xrs_page_unmap(const void *va);
 

@@ -410,8 +410,8 @@ pub struct P2mGuard<'d> {
 /// that a look at one page after another of them need not start from the root.
 ///
 /// # Invariants
-/// A table that is noted is in use: whatever could replace one goes through
-/// [`P2mGuard::set`], which forgets them all.
+/// A table that is noted is in use: whatever could replace one, [`P2mGuard::set`] and
+/// [`Locked::conclude`], forgets them all.
 #[derive(Default)]
 struct Tables([Option<(Region, u64)>; 8]);
 
@@ -963,9 +963,29 @@ impl Locked for P2mGuard<'_> {
         mfn: Mfn,
         access: u8,
     ) -> Result<(), Errno> {
-        let gfn = table.region().start();
+        let region = table.region();
+        let gfn = region.start();
+        let written = match self.walk(gfn, 3) {
+            // What p2m_set_entry() would write, which looks at the type of each page of
+            // the domain that has devices; here the entries tell.
+            Some((PteSlot::Table { frame, .. }, _))
+                if self.one_memory_type(gfn, mfn, Order::REGION) =>
+            {
+                // SAFETY: the lock is held; the table waits to be put back.
+                let entries = unsafe { Mapped::new(table.entry().frame()) };
+                let executable = ffi::xrs_p2m_exec_superpages(self.d);
+                let first = entries.0.entry(0).with_frame(mfn.0);
+                let leaf = format().superpage(first, executable);
 
-        match self.set(gfn, mfn.0, Order::REGION, P2M_RAM_RW, access) {
+                self.tables = Tables::default();
+                // SAFETY: the lock is held, and the frame was found just now.
+                unsafe { Mapped::new(frame) }.0.set(region.0, leaf);
+                Ok(())
+            }
+            _ => self.set(gfn, mfn.0, Order::REGION, P2M_RAM_RW, access),
+        };
+
+        match written {
             Ok(()) => {
                 // SAFETY: the lock is held, and nothing leads to the table.
                 unsafe { ffi::xrs_p2m_free_table(self.d, table.entry().frame()) };
@@ -1049,6 +1069,18 @@ impl Locked for P2mGuard<'_> {
         }
     }
 
+    fn assign_places(&mut self, home: Mfn, slots: Slots) -> Result<(), Slots> {
+        let words = slots.words();
+
+        // SAFETY: frames that the allocator gave.
+        match unsafe {
+            ffi::xrs_heap_assign_places(self.d, home.0, words.as_ptr(), words.len() as u32)
+        } {
+            0 => Ok(()),
+            _ => Err(Slots::NONE),
+        }
+    }
+
     fn account_assigned(&mut self, pages: u64) {
         if pages > 0 {
             ffi::xrs_heap_account(self.d, pages);
@@ -1058,6 +1090,11 @@ impl Locked for P2mGuard<'_> {
     fn copy(&mut self, from: Mfn, to: Mfn) {
         // SAFETY: `from` is frozen and `to` not visible to anybody yet.
         unsafe { ffi::xrs_page_copy(to.0, from.0) }
+    }
+
+    fn copy_to_places(&mut self, pages: &[Pair], home: Mfn) {
+        // SAFETY: they are frozen, and their places not visible to anybody yet.
+        unsafe { ffi::xrs_page_copy_to_places(home.0, pages.as_ptr(), pages.len() as u32) }
     }
 
     fn flush(&mut self, pending: Pending<Unreachable>) -> Flushed {

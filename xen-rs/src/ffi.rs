@@ -92,6 +92,9 @@ unsafe extern "C" {
     pub fn xrs_heap_free_frozen_list(d: &Domain, pages: *const Pair, nr: u32);
     /// A block that `xrs_heap_alloc` gave and that nobody owns.
     pub fn xrs_heap_assign(d: &Domain, mfn: u64, order: u32) -> c_int;
+    /// The same for single frames, of which `slots`, so many words, has a bit for each; none is
+    /// assigned if it fails.
+    pub fn xrs_heap_assign_places(d: &Domain, home: u64, slots: *const u64, words: u32) -> c_int;
     pub safe fn xrs_heap_account(d: &Domain, pages: u64);
     pub safe fn xrs_heap_available() -> u64;
     /// `mfn` is a valid frame.
@@ -121,6 +124,7 @@ unsafe extern "C" {
     pub fn xrs_p2m_mark_dirty(d: &Domain, gfn: u64);
     pub safe fn xrs_p2m_max_gfn(d: &Domain) -> u64;
     pub safe fn xrs_p2m_is_ept() -> bool;
+    pub safe fn xrs_p2m_exec_superpages(d: &Domain) -> bool;
     pub safe fn xrs_p2m_invalidate_mapcache(d: &Domain);
     /// `bad` has room for three; the p2m lock is not held.
     pub fn xrs_p2m_audit(d: &Domain, bad: *mut u64) -> c_int;
@@ -144,6 +148,8 @@ unsafe extern "C" {
     pub fn xrs_page_clear_m2p(pages: *const Pair, nr: u32);
     /// Both are valid frames; nobody else writes to `to`.
     pub fn xrs_page_copy(to: u64, from: u64);
+    /// The same for the places of `nr` pages in a block; nobody else writes to those.
+    pub fn xrs_page_copy_to_places(home: u64, pages: *const Pair, nr: u32);
     /// `mfn` is a valid frame.
     pub fn xrs_page_map(mfn: u64) -> *const c_void;
     /// `va` came from `xrs_page_map`.
