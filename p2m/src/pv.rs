@@ -14,7 +14,8 @@
 //!    that the caller can make fail, and each frame's M2P entry keeps what was
 //!    there, so that it can be put back;
 //! 4. the outputs become the domain's, which fails only if it dies;
-//! 5. one flush, and only then does the heap get what was stolen (XSA-217).
+//! 5. the heap gets what was stolen, as pages that had an owner: it has TLBs flushed
+//!    before anybody gets them (XSA-217).
 
 use crate::addr::{Mfn, Order, REGION_PAGES};
 use crate::exchange::{Batch, End, Request, Side, Work, serve};
@@ -68,8 +69,8 @@ pub trait Paravirt {
     /// What was stolen is the domain's again.
     fn restore(&mut self);
 
-    /// Flush the TLBs of the domain's CPUs; then what was stolen goes to the
-    /// heap.
+    /// What was stolen goes to the heap, as pages of the domain, so that TLBs are flushed
+    /// before anybody gets them.
     fn release(&mut self);
 
     /// The same for a domain that is dying: `pages` of what was stolen are to

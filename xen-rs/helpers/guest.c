@@ -10,6 +10,11 @@ int xrs_guest_read_extents(const struct xen_memory_exchange *exch, bool out,
 {
     const struct xen_memory_reservation *side = out ? &exch->out : &exch->in;
 
+    /* A single one costs less, where the compiler knows the size. */
+    if ( count == 1 )
+        return __copy_from_guest_offset(gfns, side->extent_start, first, 1)
+               ? -EFAULT : 0;
+
     return __copy_from_guest_offset(gfns, side->extent_start, first, count)
            ? -EFAULT : 0;
 }
@@ -18,6 +23,10 @@ int xrs_guest_write_extents(const struct xen_memory_exchange *exch,
                             unsigned long first, unsigned long count,
                             const xen_pfn_t *frames)
 {
+    if ( count == 1 )
+        return __copy_to_guest_offset(exch->out.extent_start, first, frames, 1)
+               ? -EFAULT : 0;
+
     return __copy_to_guest_offset(exch->out.extent_start, first, frames, count)
            ? -EFAULT : 0;
 }

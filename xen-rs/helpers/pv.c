@@ -5,7 +5,6 @@
  */
 #include <xen/errno.h>
 #include <xen/mm.h>
-#include <asm/flushtlb.h>
 #include <asm/p2m.h>
 #include <xen-rs.h>
 
@@ -50,36 +49,28 @@ void xrs_pv_restore(struct domain *d, struct xrs_pv *x)
 {
     struct page_info *pg;
     unsigned long lost = 0;
-    PAGE_LIST_HEAD(dead);
 
     while ( (pg = page_list_remove_head(&x->stolen)) )
         if ( assign_pages(pg, 1, d, MEMF_no_refcount) )
         {
-            page_list_add(pg, &dead);
+            free_stolen_domheap_page(d, pg);
             lost++;
         }
 
-    if ( !lost )
-        return;
-
-    flush_tlb_mask(d->dirty_cpumask);
-    while ( (pg = page_list_remove_head(&dead)) )
-        free_domheap_page(pg);
     uncount(d, lost);
 }
 
 /*
  * What was stolen goes to the heap. No type and no reference leads to it any
- * more, but TLBs of the domain's CPUs may, and the heap does not flush them for
- * a page that has no owner.
+ * more, but TLBs may: so it goes as a page of @d's, and the heap has them
+ * flushed before anybody gets it.
  */
 void xrs_pv_release(struct domain *d, struct xrs_pv *x)
 {
     struct page_info *pg;
 
-    flush_tlb_mask(d->dirty_cpumask);
     while ( (pg = page_list_remove_head(&x->stolen)) )
-        free_domheap_page(pg);
+        free_stolen_domheap_page(d, pg);
 }
 
 bool xrs_pv_alloc(struct domain *d, struct xrs_pv *x, unsigned int order,
