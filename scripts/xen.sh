@@ -3,7 +3,7 @@
 #
 # xen.sh OUT FLAVOUR [TARGET...]: builds OUT/build/tree or, for stock-release,
 # OUT/build/plain in OUT/build/FLAVOUR and puts what came of it into OUT/FLAVOUR.
-# Flavours: release debug stock-release, and for the comparison with the feature
+# Flavours: release debug bare stock-release, and for the comparison with the feature
 # off: off. With TARGETs: only those.
 set -eu
 
@@ -26,6 +26,8 @@ release) ;;
 # DEBUG brings the assertions, the audit of the p2m and the checks of lock order;
 # performance counters are there to be tested.
 debug) config="$config CONFIG_DEBUG=y CONFIG_PERF_COUNTERS=y" ;;
+# Without what may be left out of Xen, and what we add to it.
+bare) config="$config CONFIG_EXPERT=y CONFIG_HYPFS=n CONFIG_TRACEBUFFER=n" ;;
 # The configuration file is part of the image, and names options that the other
 # does not know; debug information is not, but a hash of it is.
 stock-release) src=$out/build/plain config="CONFIG_HYPFS_CONFIG=n CONFIG_DEBUG_INFO=n" ;;
@@ -76,7 +78,12 @@ if [ "$config" != "$(cat "$obj/wanted" 2>/dev/null)" ] || ! [ -e "$obj/.config" 
 fi
 run olddefconfig
 for option in $config; do
-    case $option in *=n) continue ;; esac
+    case $option in
+    *=n)
+        ! grep -qx "${option%=n}=y" "$obj/.config" || fail "$option does not hold in $obj/.config"
+        continue
+        ;;
+    esac
     grep -qx "$option" "$obj/.config" || fail "$option does not hold in $obj/.config: has the Kconfig patch been applied?"
 done
 printf '%s\n' "$config" >"$obj/wanted"

@@ -134,7 +134,7 @@ pub enum Counter {
     Completed = 2,
     /// Made whole by moving all of it.
     Migrated = 3,
-    /// 4 KiB pages copied.
+    /// 4 KiB pages copied for it: its own, and others' that made room.
     PagesCopied = 4,
     /// Leaves broken, by whomever: the sum of all [`Cause`]s.
     Splits = 5,
@@ -155,6 +155,8 @@ pub enum Counter {
     /// GiB of which 512 leaves became one again, with no copy. (What made the last of
     /// the 512 is counted besides.)
     PromotedGib = 13,
+    /// Blocks of 2 MiB that were emptied for it ([`crate::room`]).
+    BlocksMade = 14,
 }
 
 /// Entries of the public array: counters first, reasons from

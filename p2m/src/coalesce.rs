@@ -44,7 +44,7 @@ fn unfit(facts: Facts) -> Option<Reason> {
 }
 
 /// The same for acts that move frames.
-fn unmovable(facts: Facts) -> Option<Reason> {
+pub(crate) fn unmovable(facts: Facts) -> Option<Reason> {
     if facts.contains(Facts::IOMMU) {
         Some(Reason::Iommu)
     } else if facts.contains(Facts::POD) {
@@ -229,7 +229,10 @@ fn note<L: Locked>(locked: &mut L, region: Region, outcome: Outcome, now: u64) -
             | Reason::Vanished
             | Reason::Recalc
             | Reason::PopulateOnDemand
-            | Reason::LogDirty,
+            | Reason::LogDirty
+            | Reason::Access
+            | Reason::MemAccess
+            | Reason::Cacheability,
         ) => locked.ledger().retry(region, now),
         Outcome::Refused(_) => {}
     }

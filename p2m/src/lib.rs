@@ -35,7 +35,7 @@
 //!
 //! Events feed the [`ledger`]; [`coalesce::heal`] takes one region from it and
 //! carries out the cheapest sufficient act; [`pace`] says how much of that is done
-//! and for whom; [`exchange::run`] is the hypercall, and [`pv::run`] that of domains
+//! and for whom; [`room`] empties a block where none is free; [`exchange::run`] is the hypercall, and [`pv::run`] that of domains
 //! without a second-stage table; [`account`] keeps the books.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
@@ -54,4 +54,5 @@ pub mod placement;
 pub mod plan;
 pub mod pv;
 pub mod region;
+pub mod room;
 pub mod trace;

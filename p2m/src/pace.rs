@@ -28,6 +28,9 @@ pub struct Tunables {
     /// Share of a CPU's time that is taken where no CPU is idle, in percent. 0:
     /// work is done in idle time only.
     pub busy_share_percent: u64,
+    /// Pages, of any domains, that may be moved to empty a block where none is free.
+    /// 0: no block is emptied.
+    pub room_pages: u64,
 }
 
 impl Tunables {
@@ -40,6 +43,7 @@ impl Tunables {
         watermark_pages: 2048,
         cooldown_ms: 2 * SLOT,
         busy_share_percent: 0,
+        room_pages: 0,
     };
 
     /// The same, each value in the range that makes sense.
@@ -49,6 +53,7 @@ impl Tunables {
             batch: self.batch.clamp(BATCH_MIN, BATCH_MAX),
             cooldown_ms: self.cooldown_ms.clamp(1, COOLDOWN_MAX),
             busy_share_percent: self.busy_share_percent.min(SHARE_MAX),
+            room_pages: self.room_pages.min(ROOM_MAX),
             ..self
         }
     }
@@ -106,6 +111,10 @@ pub const BUDGET_MAX: u64 = 100_000;
 
 /// Longest first cool-down, in ms.
 pub const COOLDOWN_MAX: u64 = 60_000;
+
+/// Most pages that may be moved to empty a block: there would be no gain in a whole
+/// one.
+pub const ROOM_MAX: u64 = REGION_PAGES.wrapping_sub(1);
 
 /// Largest share of a busy CPU, in percent.
 pub const SHARE_MAX: u64 = 50;
@@ -509,6 +518,7 @@ mod tests {
             watermark_pages: 0,
             cooldown_ms: 0,
             busy_share_percent: 0,
+            room_pages: 0,
             ..D
         };
         let all = Tunables {
@@ -517,6 +527,7 @@ mod tests {
             watermark_pages: u64::MAX,
             cooldown_ms: u64::MAX,
             busy_share_percent: u64::MAX,
+            room_pages: u64::MAX,
             ..D
         };
         for odd in [none, all] {

@@ -66,6 +66,7 @@ void xrs_abi(void)
     XEN_ABI_OFFSET(xrs_knobs, struct xrs_knobs, watermark);
     XEN_ABI_OFFSET(xrs_knobs, struct xrs_knobs, cool_down);
     XEN_ABI_OFFSET(xrs_knobs, struct xrs_knobs, share);
+    XEN_ABI_OFFSET(xrs_knobs, struct xrs_knobs, room);
     XEN_ABI(BUDGET_default, XRS_BUDGET_DEFAULT);
     XEN_ABI(BUDGET_min, XRS_BUDGET_MIN);
     XEN_ABI(BUDGET_max, XRS_BUDGET_MAX);
@@ -78,6 +79,8 @@ void xrs_abi(void)
     XEN_ABI(COOL_DOWN_max, XRS_COOL_DOWN_MAX);
     XEN_ABI(SHARE_default, XRS_SHARE_DEFAULT);
     XEN_ABI(SHARE_max, XRS_SHARE_MAX);
+    XEN_ABI(ROOM_default, XRS_ROOM_DEFAULT);
+    XEN_ABI(ROOM_max, XRS_ROOM_MAX);
 
     XEN_ABI(p2m_ram_rw, p2m_ram_rw);
     XEN_ABI(p2m_invalid, p2m_invalid);

@@ -96,6 +96,29 @@ struct domain *xrs_domain_lock_from(unsigned int domid)
     return best;
 }
 
+/*
+ * The same for the domain that owns @pg, if it has state. Of a page that changes
+ * hands what stands for the owner may be nonsense, so it is only compared.
+ */
+struct domain *xrs_domain_lock_owner(const struct page_info *pg)
+{
+    const struct domain *owner = page_get_owner(pg);
+    struct domain *d;
+
+    rcu_read_lock(&domlist_read_lock);
+
+    for_each_domain ( d )
+        if ( d == owner && d->arch.coalesce )
+        {
+            rcu_lock_domain(d);
+            break;
+        }
+
+    rcu_read_unlock(&domlist_read_lock);
+
+    return d;
+}
+
 void xrs_domain_unlock(struct domain *d)
 {
     rcu_unlock_domain(d);

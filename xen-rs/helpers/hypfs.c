@@ -14,6 +14,17 @@
 
 #ifdef CONFIG_HYPFS
 
+/* Leaves differ in how they are read and written. */
+#define LEAF_FUNCS(read_fn, write_fn)        \
+    {                                        \
+        .enter = hypfs_node_enter,           \
+        .exit = hypfs_node_exit,             \
+        .read = read_fn,                     \
+        .write = write_fn,                   \
+        .getsize = hypfs_getsize,            \
+        .findentry = hypfs_leaf_findentry,   \
+    }
+
 /* ---- The knobs ---- */
 
 static struct knob_leaf {
@@ -44,14 +55,8 @@ static int cf_check knob_write(struct hypfs_entry_leaf *leaf,
     return rc;
 }
 
-static const struct hypfs_funcs knob_funcs = {
-    .enter = hypfs_node_enter,
-    .exit = hypfs_node_exit,
-    .read = hypfs_read_leaf,
-    .write = knob_write,
-    .getsize = hypfs_getsize,
-    .findentry = hypfs_leaf_findentry,
-};
+static const struct hypfs_funcs knob_funcs =
+    LEAF_FUNCS(hypfs_read_leaf, knob_write);
 
 /* ---- Modes: of all domains, and of one ---- */
 
@@ -113,14 +118,8 @@ static int cf_check mode_write(struct hypfs_entry_leaf *leaf,
     return 0;
 }
 
-static const struct hypfs_funcs mode_funcs = {
-    .enter = hypfs_node_enter,
-    .exit = hypfs_node_exit,
-    .read = mode_read,
-    .write = mode_write,
-    .getsize = hypfs_getsize,
-    .findentry = hypfs_leaf_findentry,
-};
+static const struct hypfs_funcs mode_funcs =
+    LEAF_FUNCS(mode_read, mode_write);
 
 /* The domain whose directory was entered; it cannot go away until it is left. */
 static struct domain *this_domain(void)
@@ -146,14 +145,8 @@ static int cf_check domain_mode_write(
            coalesce_set_mode(this_domain(), mode);
 }
 
-static const struct hypfs_funcs domain_mode_funcs = {
-    .enter = hypfs_node_enter,
-    .exit = hypfs_node_exit,
-    .read = domain_mode_read,
-    .write = domain_mode_write,
-    .getsize = hypfs_getsize,
-    .findentry = hypfs_leaf_findentry,
-};
+static const struct hypfs_funcs domain_mode_funcs =
+    LEAF_FUNCS(domain_mode_read, domain_mode_write);
 
 /* ---- Counters of a domain ---- */
 
@@ -173,14 +166,8 @@ static int cf_check count_read(const struct hypfs_entry *entry,
     return copy_to_guest(uaddr, &count, 1) ? -EFAULT : 0;
 }
 
-static const struct hypfs_funcs count_funcs = {
-    .enter = hypfs_node_enter,
-    .exit = hypfs_node_exit,
-    .read = count_read,
-    .write = hypfs_write_deny,
-    .getsize = hypfs_getsize,
-    .findentry = hypfs_leaf_findentry,
-};
+static const struct hypfs_funcs count_funcs =
+    LEAF_FUNCS(count_read, hypfs_write_deny);
 
 /* ---- Domains ---- */
 

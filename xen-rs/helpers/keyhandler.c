@@ -60,9 +60,10 @@ static void cf_check dump_coalesce(unsigned char key)
     unsigned int domid = 0;
 
     printk("'%c' pressed -> dumping superpage coalescing\n", key);
-    printk("coalesce=%s,budget=%u,batch=%u,watermark=%uK,cool-down=%u,share=%u\n",
+    printk("coalesce=%s,budget=%u,batch=%u,watermark=%uK,cool-down=%u,share=%u,room=%u\n",
            xrs_mode_names[xrs_knobs.mode], xrs_knobs.budget, xrs_knobs.batch,
-           xrs_knobs.watermark, xrs_knobs.cool_down, xrs_knobs.share);
+           xrs_knobs.watermark, xrs_knobs.cool_down, xrs_knobs.share,
+           xrs_knobs.room);
     printk("%7s %8s %9s %8s %9s %8s %12s %8s %7s %12s\n", "domain", "mode",
            "looked at", "promoted", "completed", "migrated", "pages copied",
            "splits", "queued", "longest hold");

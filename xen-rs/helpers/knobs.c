@@ -14,6 +14,7 @@ struct xrs_knobs __read_mostly xrs_knobs = {
     .watermark = XRS_WATERMARK_DEFAULT,
     .cool_down = XRS_COOL_DOWN_DEFAULT,
     .share = XRS_SHARE_DEFAULT,
+    .room = XRS_ROOM_DEFAULT,
 };
 
 const struct xrs_knob xrs_knob_table[XRS_KNOBS] = {
@@ -22,6 +23,7 @@ const struct xrs_knob xrs_knob_table[XRS_KNOBS] = {
     { "watermark", &xrs_knobs.watermark, 0, XRS_WATERMARK_MAX, .size = true },
     { "cool-down", &xrs_knobs.cool_down, XRS_COOL_DOWN_MIN, XRS_COOL_DOWN_MAX },
     { "share", &xrs_knobs.share, 0, XRS_SHARE_MAX },
+    { "room", &xrs_knobs.room, 0, XRS_ROOM_MAX },
 };
 
 const char *const xrs_mode_names[XRS_MODES] = {

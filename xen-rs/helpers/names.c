@@ -17,6 +17,7 @@ const char *const xrs_count_names[XRS_COUNTS] = {
     [XEN_DOMCTL_COALESCE_COUNT_hold_ticks] = "hold-ticks",
     [XEN_DOMCTL_COALESCE_COUNT_copy_ticks] = "copy-ticks",
     [XEN_DOMCTL_COALESCE_COUNT_promoted_1g] = "promoted-1g",
+    [XEN_DOMCTL_COALESCE_COUNT_blocks_made] = "blocks-made",
 };
 
 const char *const xrs_reason_names[XRS_REASONS] = {

@@ -19,6 +19,12 @@ struct page_info *xrs_page_of(const struct domain *d, unsigned long mfn,
            ? pg : NULL;
 }
 
+/* There are no frames from this one on. */
+unsigned long xrs_page_end(void)
+{
+    return max_page;
+}
+
 const struct domain *xrs_page_owner(const struct page_info *pg)
 {
     return page_get_owner(pg);

@@ -36,6 +36,7 @@ void xrs_domain_set_state(struct domain *d, void *state);
 void xrs_domain_set_events(struct domain *d, bool on);
 struct domain *xrs_domain_lock(unsigned int domid);
 struct domain *xrs_domain_lock_from(unsigned int domid);
+struct domain *xrs_domain_lock_owner(const struct page_info *pg);
 void xrs_domain_unlock(struct domain *d);
 void xrs_domain_crash(struct domain *d);
 
@@ -104,6 +105,7 @@ struct xrs_knobs {
     uint32_t watermark;         /* KiB of free memory that are left to others */
     uint32_t cool_down;         /* ms, doubles each time a region breaks again */
     uint32_t share;             /* percent of a CPU's time if none is idle */
+    uint32_t room;              /* pages that are moved to empty a block of 2M */
 };
 extern struct xrs_knobs xrs_knobs;
 
@@ -120,6 +122,8 @@ extern struct xrs_knobs xrs_knobs;
 #define XRS_COOL_DOWN_MAX       60000
 #define XRS_SHARE_DEFAULT       0
 #define XRS_SHARE_MAX           50
+#define XRS_ROOM_DEFAULT        0
+#define XRS_ROOM_MAX            511
 
 struct xrs_knob {
     const char *name;
@@ -127,7 +131,7 @@ struct xrs_knob {
     bool size;                  /* may have a unit; in KiB */
 };
 
-#define XRS_KNOBS 5
+#define XRS_KNOBS 6
 extern const struct xrs_knob xrs_knob_table[XRS_KNOBS];
 #define XRS_MODES (XEN_DOMCTL_COALESCE_MODE_full + 1)
 extern const char *const xrs_mode_names[XRS_MODES];
@@ -135,7 +139,7 @@ extern const char *const xrs_mode_names[XRS_MODES];
 int xrs_knob_set(const struct xrs_knob *knob, uint64_t value);
 
 /* names.c: what Rust has more of needs a name there. */
-#define XRS_COUNTS  (XEN_DOMCTL_COALESCE_COUNT_promoted_1g + 1)
+#define XRS_COUNTS  (XEN_DOMCTL_COALESCE_COUNT_blocks_made + 1)
 #define XRS_REASONS (XEN_DOMCTL_COALESCE_REASON_deferred + 1)
 #define XRS_CAUSES  (XEN_DOMCTL_COALESCE_CAUSE_exec + 1)
 extern const char *const xrs_count_names[XRS_COUNTS];
@@ -146,6 +150,7 @@ extern const char *const xrs_cause_names[XRS_CAUSES];
 struct page_info *xrs_page(unsigned long mfn);
 struct page_info *xrs_page_of(const struct domain *d, unsigned long mfn,
                               unsigned long gfn);
+unsigned long xrs_page_end(void);
 const struct domain *xrs_page_owner(const struct page_info *pg);
 void xrs_page_put(struct page_info *pg);
 void xrs_page_put_alloc_ref(struct page_info *pg);

@@ -44,7 +44,7 @@ mod checks {
     use p2m::coalesce::{BATCH_MAX, BATCH_MIN};
     use p2m::frames::Pair;
     use p2m::machine::Errno;
-    use p2m::pace::{BUDGET_MAX, BUDGET_MIN, COOLDOWN_MAX, SHARE_MAX, Tunables};
+    use p2m::pace::{BUDGET_MAX, BUDGET_MIN, COOLDOWN_MAX, ROOM_MAX, SHARE_MAX, Tunables};
     use p2m::trace::{Event, TRC_MEM_BASE};
     use static_assertions::const_assert_eq;
 
@@ -92,6 +92,7 @@ mod checks {
         OFFSET_xrs_knobs_watermark: watermark,
         OFFSET_xrs_knobs_cool_down: cool_down,
         OFFSET_xrs_knobs_share: share,
+        OFFSET_xrs_knobs_room: room,
     });
     same! {
         PGC_allocated = PageCount::ALLOCATED.bits();
@@ -140,7 +141,7 @@ mod checks {
         OP_now = OP_NOW;
         COUNT_reasons = REASON_BASE;
         COUNT_splits_by = CAUSE_BASE;
-        NAMED_counts = Counter::PromotedGib as usize + 1;
+        NAMED_counts = Counter::BlocksMade as usize + 1;
         NAMED_reasons = Reason::COUNT;
         NAMED_causes = Cause::ALL.len();
         CAUSE_balloon = Cause::Balloon;
@@ -161,6 +162,8 @@ mod checks {
         COOL_DOWN_max = COOLDOWN_MAX;
         SHARE_default = Tunables::DEFAULT.busy_share_percent;
         SHARE_max = SHARE_MAX;
+        ROOM_default = Tunables::DEFAULT.room_pages;
+        ROOM_max = ROOM_MAX;
         NPT_type = Npt::SW_TYPE.bits();
         EPT_recalc = Ept::RECALC.bits();
         EPT_sp = Ept::LEAF.bits();

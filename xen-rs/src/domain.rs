@@ -16,6 +16,7 @@ use p2m::ledger::{Book, Leaf, Ledger, Slot};
 use p2m::machine::{Block, Errno, Facts, Holder, Kind, Locked, Lookup, Machine, Purpose, View};
 use p2m::pace::Tunables;
 use p2m::plan::Slots;
+use p2m::room::Tenant;
 use p2m::trace::{Event, Record, TRC_MEM_BASE};
 use zerocopy::IntoBytes;
 
@@ -124,6 +125,7 @@ pub fn tunables() -> Tunables {
         watermark_pages: value(&knobs.watermark) / 4,
         cooldown_ms: value(&knobs.cool_down),
         busy_share_percent: value(&knobs.share),
+        room_pages: value(&knobs.room),
     }
 }
 
@@ -358,10 +360,28 @@ pub fn trace(d: &Domain, event: Event, record: Record) {
     }
 }
 
-fn page(mfn: Mfn) -> Option<&'static PageInfo> {
+/// The page at `mfn`.
+pub fn page(mfn: Mfn) -> Option<&'static PageInfo> {
     // SAFETY: the frame table is never freed, and what we look at in it is
     // atomic.
     unsafe { ffi::xrs_page(mfn.0).as_ref() }
+}
+
+/// What the frame `mfn` is at a glance, and whose: to be compared, not to be used, for
+/// nothing keeps it from going away.
+pub fn tenant(mfn: Mfn) -> (Tenant, *const Domain) {
+    let Some(page) = page(mfn) else {
+        return (Tenant::Stuck, core::ptr::null());
+    };
+    let count = page.count_info.load(Ordering::Relaxed);
+
+    if PageCount::from_bits_retain(count).contains(PageCount::STATE) {
+        (Tenant::Free, core::ptr::null())
+    } else if count == SOLE && page.type_info.load(Ordering::Relaxed) & PGT_COUNT_MASK == 0 {
+        (Tenant::Movable, ffi::xrs_page_owner(page))
+    } else {
+        (Tenant::Stuck, core::ptr::null())
+    }
 }
 
 /// Why a page with this `count_info` cannot be frozen.

@@ -42,6 +42,7 @@ pub struct Knobs {
     pub watermark: AtomicU32,
     pub cool_down: AtomicU32,
     pub share: AtomicU32,
+    pub room: AtomicU32,
 }
 
 unsafe extern "C" {
@@ -55,6 +56,7 @@ unsafe extern "C" {
     pub safe fn xrs_domain_set_events(d: &Domain, on: bool);
     pub safe fn xrs_domain_lock(domid: u32) -> *const Domain;
     pub safe fn xrs_domain_lock_from(domid: u32) -> *const Domain;
+    pub safe fn xrs_domain_lock_owner(page: &PageInfo) -> *const Domain;
     /// `d` came from one of these and is not used again.
     pub fn xrs_domain_unlock(d: *const Domain);
     pub safe fn xrs_domain_crash(d: &Domain);
@@ -133,6 +135,7 @@ unsafe extern "C" {
 
     pub safe fn xrs_page(mfn: u64) -> *const PageInfo;
     pub safe fn xrs_page_of(d: &Domain, mfn: u64, gfn: u64) -> *const PageInfo;
+    pub safe fn xrs_page_end() -> u64;
     pub safe fn xrs_page_owner(page: &PageInfo) -> *const Domain;
     /// The caller has a reference and gives it up.
     pub fn xrs_page_put(page: &PageInfo);

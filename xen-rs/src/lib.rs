@@ -13,6 +13,7 @@ mod ffi;
 mod hypercall;
 mod memory;
 mod pv;
+mod room;
 mod worker;
 
 use core::ffi::{c_int, c_void};

@@ -6,7 +6,7 @@
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use p2m::account::Counter;
+use p2m::account::{Counter, Outcome, Reason};
 use p2m::addr::{Gfn, Order};
 use p2m::coalesce::{Act, Limits, Mode, Scratch, heal};
 use p2m::ledger::{Ledger, Next, REACH_MAX, reach_for};
@@ -14,9 +14,10 @@ use p2m::machine::Machine;
 use p2m::pace::{Alerts, Roster, Seat, Step, Turn};
 
 use crate::domain::{State, XenDomain, free, ledger_time, state, tunables};
-use crate::ffi::{self, Domain};
+use crate::ffi::{self, Domain, PageInfo};
 use crate::hypercall::{MODE_DEFAULT, listen};
 use crate::memory::{XBox, XSlice};
+use crate::room::make_room;
 
 /// How long to wait when there was no memory for a piece of ledger, in ms.
 const NO_MEMORY_WAIT: u64 = 1000;
@@ -62,7 +63,7 @@ pub fn alert(domid: u16) {
 }
 
 /// A domain that cannot be freed while this lives.
-struct RcuDomain(*const Domain);
+pub struct RcuDomain(*const Domain);
 
 impl RcuDomain {
     /// The domain with the lowest number from `domid` on that has state.
@@ -75,12 +76,18 @@ impl RcuDomain {
         Self::locked(ffi::xrs_domain_lock(domid))
     }
 
+    /// The owner of a page, if that is a domain that has state.
+    pub fn owner(page: &PageInfo) -> Option<Self> {
+        Self::locked(ffi::xrs_domain_lock_owner(page))
+    }
+
     fn locked(d: *const Domain) -> Option<Self> {
         // Made only if it is one: dropping it unlocks.
         (!d.is_null()).then(|| RcuDomain(d))
     }
 
-    fn get(&self) -> &Domain {
+    /// The domain.
+    pub fn get(&self) -> &Domain {
         // SAFETY: not null, and locked against being freed.
         unsafe { &*self.0 }
     }
@@ -237,14 +244,13 @@ fn serve(domid: u32, bench: &mut Bench, stop: u64) -> Step {
                 defer: matches!(next, Next::Look(_)),
                 ..tunables().limits(state.mode())
             };
-            heal(
-                &mut machine,
-                &mut bench.scratch,
-                &mut kept,
-                region,
-                limits,
-                now,
-            );
+            let scratch = &mut bench.scratch;
+            let outcome = heal(&mut machine, scratch, &mut kept, region, limits, now);
+
+            // If a block is emptied for it, it is for this region.
+            if outcome == Outcome::Refused(Reason::NoMemory) && make_room(d, state, scratch, stop) {
+                heal(&mut machine, scratch, &mut kept, region, limits, now);
+            }
             bench.kept = kept.map(|act| (domid, act));
         }
         Next::Survey(gib) if !survey(&mut machine, gib, now) => return Step::Wait(NO_MEMORY_WAIT),

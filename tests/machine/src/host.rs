@@ -12,8 +12,9 @@ use p2m::exchange::{Caller, End, Larger, Request, Scratch, Side};
 use p2m::frames::{Detached, Flushed, Loss, Pair, Pending};
 use p2m::ledger::{self, Book, Ledger, Next};
 use p2m::machine::{Block, Errno, Facts, Holder, Kind, Locked, Lookup, Machine, Purpose, View};
-use p2m::plan::Slots;
+use p2m::plan::{Slots, Stock};
 use p2m::region::{Shape, shape};
+use p2m::room;
 use p2m::trace::{Event, Record};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{Hash, Hasher};
@@ -1352,6 +1353,21 @@ impl Host {
         if let Some(act) = self.kept.0.take() {
             act.abandon(|block| self.free(block));
         }
+    }
+
+    /// Have up to `limit` pages of the guest leave a block of the machine: how many did,
+    /// and whether all of it was free then.
+    pub fn vacate(&mut self, block: Mfn, limit: u64) -> (u64, bool) {
+        let mut bench = std::mem::take(&mut self.bench);
+        let mut stock = Stock::none(block);
+        let batch = self.batch;
+        let moved = room::vacate(self, &mut bench.0, &mut stock, batch, limit);
+        let empty = stock.slots() == Slots::ALL;
+
+        self.bench = bench;
+        assert!(moved <= limit, "{moved} of {limit} pages were moved");
+        stock.free(|block| self.free(block));
+        (moved, empty)
     }
 
     fn survey(&mut self, gib: u64) {

@@ -7,7 +7,7 @@ use crate::host::{Act, Config, GFN_MAX, Host, Lists, Seen, fact_of};
 use crate::reference::{Call, Memory, Page};
 use crate::tables::{ACCESS_RWX, GFN_END, kind};
 use arch::Format;
-use p2m::addr::{Gfn, Order, REGION_PAGES, Region};
+use p2m::addr::{Gfn, Mfn, Order, REGION_PAGES, Region};
 use p2m::coalesce::Mode;
 use p2m::machine::{Errno, Facts};
 use proptest::collection::vec;
@@ -135,6 +135,11 @@ pub enum Op {
     Heal {
         looks: u8,
         ms: u16,
+    },
+    /// Up to so many pages of the guest leave a block of the machine.
+    Vacate {
+        block: u8,
+        pages: u16,
     },
     Mode(u8),
     Fact(u8, bool),
@@ -297,6 +302,10 @@ pub fn play(host: &mut Host, op: &Op) {
                 host.check();
             }
         }
+        Op::Vacate { block, pages } => {
+            let block = u64::from(*block) % host.config.blocks;
+            host.vacate(Mfn(block * REGION_PAGES), u64::from(*pages));
+        }
         Op::Mode(n) => host.set_mode(match n % 3 {
             0 => Mode::Off,
             1 => Mode::InPlace,
@@ -404,6 +413,18 @@ pub fn memory(host: &Host) -> Memory {
             (gfn, page)
         })
         .collect()
+}
+
+/// Exchange, in orders of inputs and outputs, and see that all is as it has to be.
+pub fn exchange_and_check(
+    host: &mut Host,
+    orders: (u32, u32),
+    lists: Lists,
+) -> (u64, Result<(), Errno>) {
+    let result = host.exchange(orders.0, orders.1, lists, 0);
+
+    host.check();
+    result
 }
 
 /// Exchange, and see that just the chunks that were reported were exchanged,
@@ -632,6 +653,8 @@ fn op(concurrent: bool, dying: bool) -> impl Strategy<Value = Op> {
         1 => (gfn(), prop_oneof![1 => Just(true), 2 => Just(false)])
             .prop_map(|(gfn, on)| Op::Special(gfn, on)),
         8 => (1..12u8, 0..2000u16).prop_map(|(looks, ms)| Op::Heal { looks, ms }),
+        2 => (any::<u8>(), prop_oneof![1..20u16, 1..600u16])
+            .prop_map(|(block, pages)| Op::Vacate { block, pages }),
         1 => any::<u8>().prop_map(Op::Mode),
         1 => (any::<u8>(), prop_oneof![1 => Just(true), 3 => Just(false)])
             .prop_map(|(n, on)| Op::Fact(n, on)),

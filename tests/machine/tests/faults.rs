@@ -9,12 +9,15 @@ use arch::Format;
 use machine::heap::Policy;
 use machine::host::{Act, Config, Fallible, Host, Seen, Snapshot};
 use machine::script::{Build, Exchange, Op, Pattern, Script, exchange_and_compare, play};
+use p2m::addr::{Gfn, Order, REGION_PAGES};
 
 /// What is done last, and watched.
 #[derive(Clone, Debug)]
 enum Deed {
     Exchange(Exchange),
     Heal,
+    /// All pages leave the block in which the guest's first page lies.
+    Vacate,
 }
 
 fn exchange(in_order: u32, out_order: u32, chunks: u8, ins: Pattern, outs: Pattern) -> Exchange {
@@ -101,6 +104,12 @@ fn corpus() -> Vec<(&'static str, Script, Deed)> {
             vec![Split, Split],
             vec![Op::Batch(200), swap(0, 512, 512, 6), swap(3, 517, 300, 4)],
             Deed::Heal,
+        ),
+        (
+            "make room, in batches",
+            vec![Split, Empty],
+            vec![Op::Batch(8), out(12, 500)],
+            Deed::Vacate,
         ),
         (
             "4K out of leaves, in place",
@@ -228,9 +237,15 @@ fn act(host: &mut Host, deed: &Deed) {
         Deed::Exchange(exchange) => {
             let _ = exchange_and_compare(host, exchange);
         }
-        Deed::Heal => {
+        Deed::Heal | Deed::Vacate => {
             let before = host.snapshot();
-            while host.heal_one().is_some() {}
+            match deed {
+                Deed::Vacate => {
+                    let block = host.mfn(Gfn(0)).map(|mfn| mfn.align(Order::REGION));
+                    host.vacate(block.expect("the guest has memory"), REGION_PAGES);
+                }
+                _ => while host.heal_one().is_some() {},
+            }
             if !host.dying() && host.meddle_at.is_none() {
                 let after = host.snapshot();
                 assert_eq!(contents(&before), contents(&after));

@@ -4,7 +4,7 @@
 
 use arch::Format;
 use machine::host::{Act, Config, Fallible, Host, Lists};
-use machine::script::{Build, Script};
+use machine::script::{Build, Script, exchange_and_check};
 use p2m::addr::{Gfn, Order, REGION_PAGES, Region};
 use p2m::exchange::{LARGEST, Request};
 use p2m::machine::Errno;
@@ -39,13 +39,6 @@ fn guest(config: Config) -> Host {
         host.act(Act::Read { vcpu: 1, gfn });
     }
     host
-}
-
-fn exchange(host: &mut Host, orders: (u32, u32), lists: Lists) -> (u64, Result<(), Errno>) {
-    let result = host.exchange(orders.0, orders.1, lists, 0);
-
-    host.check();
-    result
 }
 
 fn is_leaf(host: &Host, region: u64) -> bool {
@@ -96,7 +89,7 @@ fn all_of_it() {
             let mut host = guest(config);
             let nr = lists.ins.len() as u64;
             assert_eq!(
-                exchange(&mut host, orders, lists.clone()),
+                exchange_and_check(&mut host, orders, lists.clone()),
                 (nr, Ok(())),
                 "{orders:?} {lists:?}"
             );
@@ -110,7 +103,7 @@ fn large_extents_come_in_large_entries() {
     for config in machines() {
         let mut host = guest(config);
         assert_eq!(
-            exchange(&mut host, (0, 11), Lists::new((0..2048).rev(), [2048])),
+            exchange_and_check(&mut host, (0, 11), Lists::new((0..2048).rev(), [2048])),
             (2048, Ok(()))
         );
         assert!((4..8).all(|region| is_leaf(&host, region)));
@@ -121,7 +114,7 @@ fn large_extents_come_in_large_entries() {
         // And go as they came, with no table made for it.
         host.tables.set_pool_left(0);
         assert_eq!(
-            exchange(&mut host, (11, 11), Lists::new([2048], [0])),
+            exchange_and_check(&mut host, (11, 11), Lists::new([2048], [0])),
             (1, Ok(()))
         );
         assert!((0..4).all(|region| is_leaf(&host, region)));
@@ -147,7 +140,7 @@ fn all_or_nothing() {
                 assert!(host.pin(Gfn(at)));
                 let before = host.snapshot();
                 assert_eq!(
-                    exchange(&mut host, orders, lists.clone()),
+                    exchange_and_check(&mut host, orders, lists.clone()),
                     (0, Err(Errno::Busy)),
                     "{orders:?} {lists:?}, {at} is pinned"
                 );
@@ -168,7 +161,7 @@ fn outputs_twice_or_over_other_pages() {
             let mut host = guest(config);
             let before = host.snapshot();
             assert_eq!(
-                exchange(&mut host, (10, 0), Lists::new([0], outs)),
+                exchange_and_check(&mut host, (10, 0), Lists::new([0], outs)),
                 (0, Err(Errno::Exist))
             );
             assert_eq!(before, host.snapshot());
@@ -188,7 +181,10 @@ fn failures_and_death() {
             host.counts.clear();
             let first = host.calls;
             let nr = lists.ins.len() as u64;
-            assert_eq!(exchange(&mut host, orders, lists.clone()), (nr, Ok(())));
+            assert_eq!(
+                exchange_and_check(&mut host, orders, lists.clone()),
+                (nr, Ok(()))
+            );
             let (counts, calls) = (host.counts.clone(), host.calls - first);
             host.finish();
 
@@ -198,7 +194,7 @@ fn failures_and_death() {
                     host.counts.clear();
                     host.inject = Some((kind, nth));
                     let before = host.snapshot();
-                    let (done, result) = exchange(&mut host, orders, lists.clone());
+                    let (done, result) = exchange_and_check(&mut host, orders, lists.clone());
                     assert!(host.injected, "{kind:?} {nth}");
                     // A frame that cannot be had by its number is had otherwise.
                     let fails = !matches!(kind, Fallible::AllocAt);
@@ -216,7 +212,7 @@ fn failures_and_death() {
                     let mut host = guest(config);
                     host.die_at = Some(host.calls + call);
                     host.teardown = teardown;
-                    let _ = exchange(&mut host, orders, lists.clone());
+                    let _ = exchange_and_check(&mut host, orders, lists.clone());
                     assert!(host.dying());
                     host.finish();
                     runs += 1;

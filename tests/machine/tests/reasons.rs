@@ -4,6 +4,7 @@
 //! the same, if that is promised.
 
 use arch::Format;
+use machine::heap::Policy;
 use machine::host::{Act, Config, Host};
 use machine::tables::{ACCESS_RWX, kind};
 use p2m::account::{Counter, Outcome, Reason};
@@ -200,8 +201,6 @@ fn cacheability() {
         host.odd_ranges.insert(REGION.0);
         refused(&mut host, Reason::Cacheability);
         host.odd_ranges.clear();
-        host.balloon_out(Gfn(700));
-        assert!(host.populate(Gfn(700), Order::PAGE, false));
         healed_in_time(host);
     }
 }
@@ -554,4 +553,101 @@ fn no_block_is_free() {
         assert_eq!(host.mfn(REGION.start()) == home, at_home, "{stuck:?}");
         host.finish();
     }
+}
+
+/// A block that is nearly free is emptied, for somebody who needs one; what cannot be
+/// moved stays, what is somebody else's as well, and nothing is left half done.
+#[test]
+fn room_is_made() {
+    let config = Config {
+        blocks: 4,
+        policy: Policy::Next,
+        ..config()
+    };
+    let build = || {
+        let mut host = Host::new(config);
+        for region in [Region(0), REGION] {
+            assert!(host.populate(region.start(), Order::REGION, false));
+        }
+        // All but these are free, and none of the blocks that are left is.
+        for i in (0..512).filter(|i| i % 40 != 0) {
+            assert!(host.balloon_out(Gfn(i)));
+        }
+        let block = host.mfn(Gfn(0)).expect("it is there").align(Order::REGION);
+        // One page of somebody else's in each of the other two.
+        for _ in 0..=REGION_PAGES {
+            host.other_alloc();
+        }
+        while host.other_pages() > 2 {
+            host.other_free(host.other_pages() - 2);
+        }
+        assert_eq!(host.heap.free_blocks(Order::REGION), 0);
+        (host, block)
+    };
+
+    let (mut host, block) = build();
+    let own = (0..512).filter(|&i| host.mfn(Gfn(i)).is_some()).count() as u64;
+    assert_eq!(own, 13);
+    // As many as are allowed, and no more.
+    assert_eq!(host.vacate(block, 5), (5, false));
+    host.check();
+    assert_eq!(host.vacate(block, 511), (8, true));
+    host.check();
+    assert_eq!(host.heap.free_blocks(Order::REGION), 1);
+    assert_eq!(host.vacate(block, 511), (0, true));
+    host.finish();
+
+    // Small batches.
+    let (mut host, block) = build();
+    host.batch = 8;
+    assert_eq!(host.vacate(block, 511), (13, true));
+    host.finish();
+
+    // The CPU is wanted after the first of them.
+    let (mut host, block) = build();
+    host.batch = 8;
+    host.preempt_every = 1;
+    assert_eq!(host.vacate(block, 511), (8, false));
+    host.preempt_every = 0;
+    assert_eq!(host.vacate(block, 511), (5, true));
+    host.finish();
+
+    // A page cannot be moved: the others are, and are where they may stay.
+    let (mut host, block) = build();
+    assert!(host.pin(Gfn(80)));
+    assert_eq!(host.vacate(block, 511), (12, false));
+    assert_eq!(host.heap.free_blocks(Order::REGION), 0);
+    host.unpin_all();
+    assert_eq!(host.vacate(block, 511), (1, true));
+    host.finish();
+
+    // There is no memory that may be taken.
+    let (mut host, block) = build();
+    host.config.watermark = u64::MAX / 2;
+    assert_eq!(host.vacate(block, 511), (0, false));
+    host.finish();
+
+    // Nothing of a domain with devices is moved, nor with anything else that forbids it.
+    for fact in [
+        Facts::IOMMU,
+        Facts::POD,
+        Facts::ALTP2M,
+        Facts::NESTED,
+        Facts::SHARING,
+        Facts::LOG_DIRTY,
+    ] {
+        let (mut host, block) = build();
+        host.set_facts(fact, true);
+        assert_eq!(host.vacate(block, 511), (0, false), "{fact:?}");
+        host.set_facts(fact, false);
+        assert_eq!(host.vacate(block, 511), (13, true), "{fact:?}");
+        host.finish();
+    }
+
+    // No leaf is broken for it.
+    let (mut host, _) = build();
+    let whole = host.mfn(REGION.start()).expect("it is there");
+    assert_eq!(host.vacate(whole, 511), (0, false));
+    assert!(host.tables.last_table(REGION.start()).is_none());
+    host.finish();
 }

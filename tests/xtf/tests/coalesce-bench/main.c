@@ -45,28 +45,6 @@ static uint64_t least(uint64_t t)
     return !t || now < t ? now : t;
 }
 
-static long exchange(unsigned long *in, unsigned int nr_in,
-                     unsigned int in_order, unsigned long *out,
-                     unsigned int nr_out, unsigned int out_order)
-{
-    struct xen_memory_exchange exch = {
-        .in = {
-            .extent_start = in,
-            .nr_extents = nr_in,
-            .extent_order = in_order,
-            .domid = DOMID_SELF,
-        },
-        .out = {
-            .extent_start = out,
-            .nr_extents = nr_out,
-            .extent_order = out_order,
-            .domid = DOMID_SELF,
-        },
-    };
-
-    return hypercall_memory_op(XENMEM_exchange, &exch);
-}
-
 /* The cost of an rdtsc itself, to be taken off. */
 static void bench_nothing(void)
 {
@@ -196,8 +174,9 @@ static void bench_exchange(unsigned long nr, const char *name)
     for ( i = 0; i < 2 * ROUNDS; i++ )
     {
         begin();
-        co_expect("exchange", i & 1 ? exchange(b, nr, 0, a, nr, 0)
-                                    : exchange(a, nr, 0, b, nr, 0), 0);
+        co_expect("exchange",
+                  co_exchange(i & 1 ? b : a, nr, 0, i & 1 ? a : b, nr, 0, NULL),
+                  0);
         t = least(t);
     }
     co_expect("populate", co_populate(b, nr, 0), nr);
@@ -215,7 +194,7 @@ static void bench_exchange_region(void)
         unsigned long *in = &regions[4 + (i & 1)], *out = &regions[5 - (i & 1)];
 
         begin();
-        co_expect("exchange", exchange(in, 1, 9, out, 1, 9), 0);
+        co_expect("exchange", co_exchange(in, 1, 9, out, 1, 9, NULL), 0);
         t = least(t);
     }
     co_expect("populate", co_populate(&regions[5], 1, 9), 1);

@@ -14,7 +14,8 @@ const char test_title[] = "Coalescing where a guest never sleeps";
 
 static unsigned long regions[MAX_REGIONS];
 static unsigned int nr_regions;
-static uint64_t longest_gap, taken;
+static struct co_gaps stalls;
+static uint64_t taken;
 
 static void set_share(uint32_t percent)
 {
@@ -54,7 +55,7 @@ static void spin(uint64_t ns)
     while ( last < end )
     {
         now = co_now();
-        longest_gap = max(longest_gap, now - last);
+        co_gap(&stalls, (now - last) / 1000);
         if ( now - last > CO_MS / 10 )
             taken += now - last;
         last = now;
@@ -90,15 +91,18 @@ void test_main(void)
     co_expect("regions that are whole", count_whole(), 0);
 
     co_phase("share");
-    longest_gap = taken = 0;
+    co_print_gaps("no_share_stall", "us", &stalls);
+    stalls = (struct co_gaps){};
+    taken = 0;
     start = co_now();
     set_share(10);
     while ( count_whole() < nr_regions && co_now() < start + limit )
         spin(20 * CO_MS);
     co_print_map("share", regions, nr_regions);
     co_expect("regions that are whole", count_whole(), nr_regions);
-    printk("@count share_longest_us %" PRIu64 "\n@count share_taken_us %" PRIu64 "\n@count share_of_us %" PRIu64 "\n",
-           longest_gap / 1000, taken / 1000, (co_now() - start) / 1000);
+    co_print_gaps("share_stall", "us", &stalls);
+    printk("@count share_taken_us %" PRIu64 "\n@count share_of_us %" PRIu64 "\n",
+           taken / 1000, (co_now() - start) / 1000);
 
     /* And again, now that it is allowed. */
     co_phase("again");

@@ -106,10 +106,6 @@ static void compact(unsigned int *moved, unsigned int most)
     while ( *moved < most )
     {
         unsigned long in, out;
-        struct xen_memory_exchange x = {
-            .in = { &in, 1, 0, 0, DOMID_SELF },
-            .out = { &out, 1, 0, 0, DOMID_SELF },
-        };
 
         while ( low < PAGES && !hole[low] )
             low++;
@@ -120,7 +116,7 @@ static void compact(unsigned int *moved, unsigned int most)
 
         out = gfn_of(low);
         in = gfn_of(high - 1);
-        co_expect("exchange", hypercall_memory_op(XENMEM_exchange, &x), 0);
+        co_expect("exchange", co_exchange(&in, 1, 0, &out, 1, 0, NULL), 0);
         hole[low] = 0;
         hole[high - 1] = 1;
         mark(low);

@@ -89,7 +89,7 @@ void test_main(void)
 {
     static unsigned long gfns[MAX_REGIONS * 2], exch[MAX_REGIONS * 4];
     static struct co_info info;
-    struct xen_memory_exchange x;
+    unsigned long done;
     struct co_pages pages;
     unsigned int r, i, nr = 0, half;
 
@@ -144,14 +144,9 @@ void test_main(void)
 
     /* Two whole regions for fresh ones: nothing has to break for that. */
     co_phase("exchange-whole");
-    x = (struct xen_memory_exchange){
-        .in = { .extent_start = &regions[half], .nr_extents = 2,
-                .extent_order = 9, .domid = DOMID_SELF },
-        .out = { .extent_start = &regions[half], .nr_extents = 2,
-                 .extent_order = 9, .domid = DOMID_SELF },
-    };
-    co_expect("exchange", hypercall_memory_op(XENMEM_exchange, &x), 0);
-    co_expect("regions exchanged", x.nr_exchanged, 2);
+    co_expect("exchange",
+              co_exchange(&regions[half], 2, 9, &regions[half], 2, 9, &done), 0);
+    co_expect("regions exchanged", done, 2);
     for ( r = half; r < half + 2; r++ )
     {
         co_expect("an exchanged region", co_region_state(regions[r]),
@@ -166,12 +161,8 @@ void test_main(void)
         for ( i = 0; i < 4; i++ )
             exch[nr++] = regions[r] + i * 128 + co_rand() % 128;
     co_shuffle(exch, nr);
-    x = (struct xen_memory_exchange){
-        .in = { .extent_start = exch, .nr_extents = nr, .domid = DOMID_SELF },
-        .out = { .extent_start = exch, .nr_extents = nr, .domid = DOMID_SELF },
-    };
-    co_expect("exchange", hypercall_memory_op(XENMEM_exchange, &x), 0);
-    co_expect("pages exchanged", x.nr_exchanged, nr);
+    co_expect("exchange", co_exchange(exch, nr, 0, exch, nr, 0, &done), 0);
+    co_expect("pages exchanged", done, nr);
     for ( i = 0; i < nr; i++ )
         co_fill(exch[i], SEED);
     show("exchange");

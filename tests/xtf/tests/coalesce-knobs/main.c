@@ -25,6 +25,7 @@ static const struct knob knobs[] = {
     { "/coalesce/watermark", 16384, 0, 1U << 30 },
     { "/coalesce/cool-down", 32, 1, 60000 },
     { "/coalesce/share", 5, 0, 50 },
+    { "/coalesce/room", 7, 0, 511 },
 };
 
 static unsigned long regions[REGIONS];
@@ -106,6 +107,7 @@ static void check_knobs(void)
     set_number("/coalesce/watermark", 8192, 0);
     set_number("/coalesce/cool-down", 16, 0);
     set_number("/coalesce/share", 0, 0);
+    set_number("/coalesce/room", 0, 0);
 }
 
 static void check_refusals(void)
@@ -227,7 +229,7 @@ static void check_listing(void)
               0);
     snprintf(path, sizeof(path), "/coalesce/domain/%d/mode", doll);
     expect_mode(path, "off");
-    co_expect("destroy it", co_doll_destroy(doll), 0);
+    co_expect("destroy it", co_target_destroy(doll), 0);
     co_sleep(100 * CO_MS);
     co_expect("list",
               co_hypfs_read("/coalesce/domain", buf, sizeof(buf), &without), 0);
@@ -353,9 +355,9 @@ void test_main(void)
 
     co_phase("counters");
     check_domain();
-    check_directory("/coalesce", 7);
+    check_directory("/coalesce", 8);
     check_directory("/coalesce/domain/0", 4);
-    check_directory("/coalesce/domain/0/counters", 13);
+    check_directory("/coalesce/domain/0/counters", 14);
     check_directory("/coalesce/domain/0/left", 23);
     check_directory("/coalesce/domain/0/splits-by", CO_CAUSES);
     check_listing();
@@ -366,12 +368,7 @@ void test_main(void)
     co_phase("end");
     set_mode("/coalesce/domain/0/mode", "off", 0);
     co_expect("fill the hole", co_populate(&hole, 1, 0), 1);
-    for ( r = 0; r < REGIONS; r++ )
-        co_coalesce_one(regions[r], CO_MODE_FULL);
-    for ( r = 0; r < REGIONS; r++ )
-        co_expect("whole at last", co_region_state(regions[r]),
-                  CO_REGION_WHOLE);
-    co_check_leak(&pages, REGIONS);
+    co_mend(&pages, regions, REGIONS);
     co_expect("get_info", co_get_info(&info), 0);
     co_print_counts(&info);
     co_check_law(&info);

@@ -42,6 +42,7 @@ enum {
     CO_HOLD_TICKS,
     CO_COPY_TICKS,
     CO_PROMOTED_1G,
+    CO_BLOCKS_MADE,
     CO_REFUSED = 16,            /* + reason */
     CO_SPLITS_BY = 48,          /* + cause */
     CO_COUNTS = 64,
@@ -147,6 +148,11 @@ int co_audit_of(domid_t domid, uint64_t found[CO_AUDITS]);
 /* The state of one region, CO_REGION_*. */
 unsigned int co_region_state(unsigned long first_gfn);
 
+/* The same of any domain. */
+unsigned int co_region_state_of(int domid, unsigned long first_gfn);
+unsigned int co_coalesce_one_of(int domid, unsigned long first_gfn,
+                                unsigned int mode);
+
 /* ---- The hypervisor's file system, its debug keys and its counters ---- */
 
 /*
@@ -162,22 +168,57 @@ int co_debug_key(char key);
 /* A performance counter, summed over CPUs; -ENOSYS: this Xen has none. */
 int co_perf_counter(const char *name, uint64_t *value);
 
-/* ---- A domain that does not run ---- */
+/* ---- A domain that does not run, unless it is told to ---- */
 
 /*
  * HVM, with nr regions of memory (first_gfns: 0, 512, …) that are whole, a vCPU
- * that is down, and its mode is off. Its number, or -errno.
+ * that is down, and its mode is off. Its number, or -errno. What can be done to
+ * any other domain (co_target_*) can be done to it.
  */
 int co_doll_create(unsigned int nr);
-int co_doll_destroy(int domid);
+
+/*
+ * Have one looked after for a while: what Xen keeps of the memory that it takes for
+ * that the first time, is taken.
+ */
+void co_doll_warm_up(void);
 
 /* What a device model may do to it. */
 int co_doll_set_ro(int domid, unsigned long gfn, bool ro);
 int co_doll_track_dirty(int domid, unsigned long gfn, unsigned int nr);
 
-/* Pages are taken from it. */
-unsigned long co_doll_balloon_out(int domid, unsigned long *gfns,
-                                  unsigned long nr);
+/*
+ * It may get at memory of devices: from then on it matters how its pages are to
+ * be cached.  That is said for gfns from first to last: X86_MT_*, or
+ * CO_CACHE_UNPIN for what was said before.
+ */
+#define CO_CACHE_UC     0U
+#define CO_CACHE_UNPIN  (~0U)
+int co_doll_give_iomem(int domid);
+int co_doll_pin_cache(int domid, unsigned long first, unsigned long last,
+                      unsigned int type);
+
+/*
+ * Somebody watches how its pages are accessed, with a ring in one of them; then
+ * what may be done to pages can be said.  -EINVAL: this machine cannot do that.
+ */
+#define CO_ACCESS_RX    5U
+#define CO_ACCESS_RWX   7U
+int co_doll_watch(int domid, unsigned long ring_gfn);
+int co_doll_unwatch(int domid);
+int co_doll_set_access(int domid, unsigned long gfn, unsigned int nr,
+                       unsigned int access);
+
+/* All writes to it are tracked, as for a migration. */
+int co_doll_log_dirty(int domid, bool on);
+
+/*
+ * Its vCPU begins to run, without paging, at an address below 4G; it can be
+ * stopped, and goes on where it was.
+ */
+int co_doll_run(int domid, uint32_t addr);
+int co_doll_pause(int domid);
+int co_doll_unpause(int domid);
 
 /* ---- Memory operations, on the domain itself ---- */
 
@@ -205,6 +246,14 @@ int co_move(unsigned long from, unsigned long to);
 int co_pin(unsigned long gfn);
 
 int co_map_space(unsigned int space, unsigned long idx, unsigned long gfn);
+
+/*
+ * XENMEM_exchange of extents; done, unless it is NULL: how many of the first list
+ * were exchanged.
+ */
+long co_exchange(unsigned long *in, unsigned long nr_in, unsigned int in_order,
+                 unsigned long *out, unsigned long nr_out,
+                 unsigned int out_order, unsigned long *done);
 
 /*
  * A memory operation as a 32-bit guest asks for it, with the structures of such
@@ -261,6 +310,8 @@ int co_target_create(domid_t *domid, unsigned long pool_kb,
                      unsigned long max_pages);
 int co_target_set_pool(domid_t domid, unsigned long kb);
 int co_target_set_max(domid_t domid, unsigned long pages);
+/* The vCPU that it may have, down. */
+int co_target_add_vcpu(domid_t domid);
 int co_target_destroy(domid_t domid);
 int co_target_pages(domid_t domid, uint64_t *pages);
 /* Have so many pages set aside for it (XENMEM_claim_pages); 0: none. */
@@ -269,10 +320,15 @@ int co_target_claim(domid_t domid, unsigned long pages);
 unsigned long co_target_populate(domid_t domid, unsigned long *gfns,
                                  unsigned long nr, unsigned int order,
                                  unsigned int flags);
+unsigned long co_target_decrease(domid_t domid, unsigned long *gfns,
+                                 unsigned long nr, unsigned int order);
 
 /* Map a page of it into a hole of this domain, and take it away again. */
 int co_foreign_map(domid_t domid, unsigned long theirs, unsigned long ours);
 int co_foreign_unmap(unsigned long ours);
+
+/* The same with a page of its own, which it keeps. */
+int co_target_unmap(domid_t domid, unsigned long gfn);
 
 /* ---- Contents ---- */
 
@@ -316,6 +372,23 @@ static inline uint64_t co_rdtsc(void)
 
 uint64_t co_now(void);          /* ns since boot */
 void co_sleep(uint64_t ns);     /* blocked, so that the CPU is idle */
+
+/*
+ * How long somebody who never sleeps was kept from its work, as a histogram: how
+ * often for 2^n to 2^(n+1) of a unit.
+ */
+struct co_gaps {
+    uint64_t longest, nr[64];
+};
+
+static inline void co_gap(struct co_gaps *gaps, uint64_t gap)
+{
+    gaps->nr[gap ? 63 - __builtin_clzll(gap) : 0]++;
+    gaps->longest = max(gaps->longest, gap);
+}
+
+void co_print_gaps(const char *name, const char *unit,
+                   const struct co_gaps *gaps);
 
 /* ---- Several vCPUs ---- */
 
@@ -387,6 +460,13 @@ void co_settle(const unsigned long *first_gfns, unsigned int nr);
  * may be there now and not before, or the reverse.
  */
 void co_check_leak(const struct co_pages *before, unsigned int nr_regions);
+
+/*
+ * Have these regions made whole now, and see that they are, and that nothing was
+ * lost since then.
+ */
+void co_mend(const struct co_pages *before, const unsigned long *first_gfns,
+             unsigned int nr);
 
 /* True if the feature is there; otherwise the result is already reported. */
 bool co_require_feature(void);

@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A domain that does not run: what only a control domain or a device model can do
- * to a domain is done to it.
+ * A domain that does not run, or runs a few instructions: what only a control
+ * domain or a device model can do to a domain is done to it.
  */
 #include "coalesce.h"
 #include "xen-abi.h"
-
-#define PAGES_KB(nr) ((uint64_t)(nr) << (PAGE_SHIFT - 10))
 
 static int populate(int domid, unsigned int nr)
 {
@@ -15,14 +13,8 @@ static int populate(int domid, unsigned int nr)
     for ( i = 0; i < nr; i++ )
     {
         unsigned long gfn = i * CO_REGION_PAGES;
-        struct xen_memory_reservation r = {
-            .extent_start = &gfn,
-            .nr_extents = 1,
-            .extent_order = 9,
-            .domid = domid,
-        };
 
-        if ( hypercall_memory_op(XENMEM_populate_physmap, &r) != 1 )
+        if ( co_target_populate(domid, &gfn, 1, 9, 0) != 1 )
             return -ENOMEM;
     }
 
@@ -31,52 +23,41 @@ static int populate(int domid, unsigned int nr)
 
 int co_doll_create(unsigned int nr)
 {
-    struct abi_domctl create = {
-        .cmd = ABI_DOMCTL_createdomain,
-        .u.createdomain = {
-            .flags = ABI_CDF_hvm | ABI_CDF_hap,
-            .max_vcpus = 1,
-            .max_evtchn_port = 31,
-            .max_grant_frames = 1,
-            .max_maptrack_frames = 1,
-            .grant_opts = 1,
-            .emulation_flags = ABI_EMU_lapic,
-        },
-    };
-    struct abi_domctl pool = {
-        .cmd = ABI_DOMCTL_set_paging_mempool_size,
-        .u.paging_mempool_size = 4U << 20,
-    };
-    struct abi_domctl max = {
-        .cmd = ABI_DOMCTL_max_mem,
-        .u.max_memkb = PAGES_KB((nr + 1) * CO_REGION_PAGES),
-    };
-    struct abi_domctl vcpus = { .cmd = ABI_DOMCTL_max_vcpus, .u.max_vcpus = 1 };
-    struct abi_domctl unpause = { .cmd = ABI_DOMCTL_unpausedomain };
-    int domid, rc = abi_domctl(0, &create);
+    domid_t domid;
+    int rc = co_target_create(&domid, 4096, (nr + 1) * CO_REGION_PAGES);
 
     if ( rc )
         return rc;
 
-    domid = create.domain;
-    rc = abi_domctl(domid, &pool) ?: abi_domctl(domid, &max) ?:
-         abi_domctl(domid, &vcpus) ?: populate(domid, nr) ?:
-         abi_domctl(domid, &unpause) ?:
-         co_set_mode_of(domid, CO_MODE_OFF);
+    rc = co_set_mode_of(domid, CO_MODE_OFF) ?: co_target_add_vcpu(domid) ?:
+         populate(domid, nr);
     if ( rc )
     {
-        co_doll_destroy(domid);
+        co_target_destroy(domid);
         return rc;
     }
 
     return domid;
 }
 
-int co_doll_destroy(int domid)
+/* Xen keeps some of what it takes for the first domain that it looks after. */
+void co_doll_warm_up(void)
 {
-    struct abi_domctl op = { .cmd = ABI_DOMCTL_destroydomain };
+    unsigned long page = 7;
+    int doll = co_doll_create(1);
 
-    return abi_domctl(domid, &op);
+    co_expect_true("there is another domain", doll > 0);
+    if ( doll <= 0 )
+        return;
+
+    co_expect("it is looked after", co_set_mode_of(doll, CO_MODE_FULL), 0);
+    co_expect("a page less", co_target_decrease(doll, &page, 1, 0), 1);
+    co_expect("a page more", co_target_populate(doll, &page, 1, 0, 0), 1);
+    co_sleep(50 * CO_MS);
+    co_expect("destroy it", co_target_destroy(doll), 0);
+    /* The last of it goes when no CPU can have it in use any more. */
+    co_sleep(200 * CO_MS);
+    co_settle(NULL, 0);
 }
 
 static int dm_op(int domid, struct abi_dm_op *op, void *more,
@@ -118,15 +99,112 @@ int co_doll_track_dirty(int domid, unsigned long gfn, unsigned int nr)
     return dm_op(domid, &op, bitmap, sizeof(bitmap));
 }
 
-unsigned long co_doll_balloon_out(int domid, unsigned long *gfns,
-                                  unsigned long nr)
+int co_doll_give_iomem(int domid)
 {
-    struct xen_memory_reservation r = {
-        .extent_start = gfns,
-        .nr_extents = nr,
-        .domid = domid,
+    /* The video memory of old: there is always some. */
+    struct abi_domctl op = {
+        .cmd = ABI_DOMCTL_iomem_permission,
+        .u.iomem_permission = { .first_mfn = 0xa0, .nr_mfns = 1, .allow = 1 },
     };
-    long rc = hypercall_memory_op(XENMEM_decrease_reservation, &r);
 
-    return rc < 0 ? 0 : rc;
+    return abi_domctl(domid, &op);
+}
+
+int co_doll_pin_cache(int domid, unsigned long first, unsigned long last,
+                      unsigned int type)
+{
+    struct abi_dm_op op = {
+        .op = ABI_DMOP_pin_memory_cacheattr,
+        .u.pin_memory_cacheattr = { .start = first, .end = last, .type = type },
+    };
+
+    return dm_op(domid, &op, NULL, 0);
+}
+
+static int vm_event(int domid, unsigned int what)
+{
+    struct abi_domctl op = {
+        .cmd = ABI_DOMCTL_vm_event_op,
+        .u.vm_event_op = { .op = what, .mode = ABI_VM_EVENT_OP_MONITOR },
+    };
+
+    return abi_domctl(domid, &op);
+}
+
+int co_doll_watch(int domid, unsigned long ring_gfn)
+{
+    struct xen_hvm_param p = {
+        .domid = domid,
+        .index = ABI_HVM_PARAM_MONITOR_RING_PFN,
+        .value = ring_gfn,
+    };
+
+    return hypercall_hvm_op(HVMOP_set_param, &p) ?:
+           vm_event(domid, ABI_VM_EVENT_ENABLE);
+}
+
+int co_doll_unwatch(int domid)
+{
+    return vm_event(domid, ABI_VM_EVENT_DISABLE);
+}
+
+int co_doll_set_access(int domid, unsigned long gfn, unsigned int nr,
+                       unsigned int access)
+{
+    struct abi_mem_access_op op = {
+        .op = ABI_XENMEM_access_op_set_access,
+        .access = access,
+        .domid = domid,
+        .nr = nr,
+        .pfn = gfn,
+    };
+
+    return hypercall_memory_op(ABI_XENMEM_access_op, &op);
+}
+
+int co_doll_log_dirty(int domid, bool on)
+{
+    struct abi_domctl op = {
+        .cmd = ABI_DOMCTL_shadow_op,
+        .u.shadow_op.op = on ? ABI_SHADOW_OP_ENABLE_LOGDIRTY
+                             : ABI_SHADOW_OP_OFF,
+    };
+
+    return abi_domctl(domid, &op);
+}
+
+/*
+ * A vCPU that was never told otherwise is in flat 32-bit mode. Interrupts are not
+ * masked: there are none for it, and Bochs would hold back those of Xen, too.
+ */
+int co_doll_run(int domid, uint32_t addr)
+{
+    static struct abi_vcpu_guest_context ctxt;
+    struct abi_domctl op = {
+        .cmd = ABI_DOMCTL_setvcpucontext,
+        .u.vcpucontext.ctxt = _u(&ctxt),
+    };
+
+    BUILD_BUG_ON(sizeof(ctxt) != 5168);
+
+    ctxt = (struct abi_vcpu_guest_context){
+        .flags = ABI_VGCF_online,
+        .user_regs = { .rip = addr, .rflags = 0x202 },
+    };
+
+    return abi_domctl(domid, &op);
+}
+
+int co_doll_pause(int domid)
+{
+    struct abi_domctl op = { .cmd = ABI_DOMCTL_pausedomain };
+
+    return abi_domctl(domid, &op);
+}
+
+int co_doll_unpause(int domid)
+{
+    struct abi_domctl op = { .cmd = ABI_DOMCTL_unpausedomain };
+
+    return abi_domctl(domid, &op);
 }

@@ -99,6 +99,7 @@ void co_print_counts(const struct co_info *info)
         [CO_HOLD_TICKS] = "hold_ticks",
         [CO_COPY_TICKS] = "copy_ticks",
         [CO_PROMOTED_1G] = "promoted_1g",
+        [CO_BLOCKS_MADE] = "blocks_made",
     };
     static const char *const reasons[CO_SPLITS_BY - CO_REFUSED] = {
         "whole_already", "empty", "hole", "pinned", "mem_type", "access",
@@ -282,6 +283,32 @@ void co_check_leak(const struct co_pages *before, unsigned int nr_regions)
         printk("@leak free_pages %" PRIu64 " %" PRIu64 "\n",
                before->free, now.free);
     co_expect_true("the free pages of the host are as before", same);
+}
+
+void co_print_gaps(const char *name, const char *unit,
+                   const struct co_gaps *gaps)
+{
+    unsigned int i;
+
+    printk("@count %s_longest_%s %" PRIu64 "\n", name, unit, gaps->longest);
+    for ( i = 0; i < ARRAY_SIZE(gaps->nr); i++ )
+        if ( gaps->nr[i] )
+            printk("@count %s_from_2^%u_%s %" PRIu64 "\n", name, i, unit,
+                   gaps->nr[i]);
+}
+
+void co_mend(const struct co_pages *before, const unsigned long *first_gfns,
+             unsigned int nr)
+{
+    unsigned int i;
+
+    for ( i = 0; i < nr; i++ )
+        co_coalesce_one(first_gfns[i], CO_MODE_FULL);
+    co_settle(first_gfns, nr);
+    for ( i = 0; i < nr; i++ )
+        co_expect("whole at last", co_region_state(first_gfns[i]),
+                  CO_REGION_WHOLE);
+    co_check_leak(before, nr);
 }
 
 bool co_require_feature(void)

@@ -60,6 +60,13 @@ int co_target_set_max(domid_t domid, unsigned long pages)
     return abi_domctl(domid, &op);
 }
 
+int co_target_add_vcpu(domid_t domid)
+{
+    struct abi_domctl op = { .cmd = ABI_DOMCTL_max_vcpus, .u.max_vcpus = 1 };
+
+    return abi_domctl(domid, &op);
+}
+
 int co_target_destroy(domid_t domid)
 {
     struct abi_domctl op = { .cmd = ABI_DOMCTL_destroydomain };
@@ -90,20 +97,28 @@ int co_target_claim(domid_t domid, unsigned long pages)
     return hypercall_memory_op(ABI_XENMEM_claim_pages, &r);
 }
 
+static unsigned long reservation(unsigned int cmd,
+                                 struct xen_memory_reservation r)
+{
+    long rc = hypercall_memory_op(cmd, &r);
+
+    return rc < 0 ? 0 : rc;
+}
+
 unsigned long co_target_populate(domid_t domid, unsigned long *gfns,
                                  unsigned long nr, unsigned int order,
                                  unsigned int flags)
 {
-    struct xen_memory_reservation r = {
-        .extent_start = gfns,
-        .nr_extents = nr,
-        .extent_order = order,
-        .mem_flags = flags,
-        .domid = domid,
-    };
-    long rc = hypercall_memory_op(XENMEM_populate_physmap, &r);
+    return reservation(XENMEM_populate_physmap, (struct xen_memory_reservation){
+        gfns, nr, order, flags, domid });
+}
 
-    return rc < 0 ? 0 : rc;
+unsigned long co_target_decrease(domid_t domid, unsigned long *gfns,
+                                 unsigned long nr, unsigned int order)
+{
+    return reservation(XENMEM_decrease_reservation,
+                       (struct xen_memory_reservation){
+        gfns, nr, order, 0, domid });
 }
 
 int co_foreign_map(domid_t domid, unsigned long theirs, unsigned long ours)
@@ -123,10 +138,14 @@ int co_foreign_map(domid_t domid, unsigned long theirs, unsigned long ours)
     return rc ?: err;
 }
 
-int co_foreign_unmap(unsigned long ours)
+int co_target_unmap(domid_t domid, unsigned long gfn)
 {
-    struct abi_remove_from_physmap r = { .domid = DOMID_SELF, .gfn = ours };
+    struct abi_remove_from_physmap r = { .domid = domid, .gfn = gfn };
 
     return hypercall_memory_op(ABI_XENMEM_remove_from_physmap, &r);
 }
 
+int co_foreign_unmap(unsigned long ours)
+{
+    return co_target_unmap(DOMID_SELF, ours);
+}

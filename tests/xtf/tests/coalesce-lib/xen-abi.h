@@ -14,6 +14,7 @@
 #define ABI_XENMEM_remove_from_physmap     15
 #define ABI_XENMEM_add_to_physmap_batch    23
 #define ABI_XENMEM_claim_pages             24
+#define ABI_XENMEM_access_op               21
 #define ABI_XENMAPSPACE_gmfn_foreign       4
 
 struct abi_remove_from_physmap {
@@ -28,6 +29,18 @@ struct abi_add_to_physmap_batch {
     unsigned long *idxs, *gpfns;
     int *errs;
 };
+
+struct abi_mem_access_op {
+    uint8_t op;
+#define ABI_XENMEM_access_op_set_access 0
+    uint8_t access;
+    domid_t domid;
+    uint32_t nr;
+    uint64_t pfn;
+    void *pfn_list, *access_list;
+};
+
+#define ABI_HVM_PARAM_MONITOR_RING_PFN 28
 
 struct abi_memory_domain {
     domid_t domid;
@@ -86,8 +99,9 @@ struct abi_hypfs_direntry {
 
 /* ---- dm_op ---- */
 
-#define ABI_DMOP_track_dirty_vram 7
-#define ABI_DMOP_set_mem_type     12
+#define ABI_DMOP_track_dirty_vram     7
+#define ABI_DMOP_set_mem_type         12
+#define ABI_DMOP_pin_memory_cacheattr 18
 
 struct abi_dm_op {
     uint32_t op;
@@ -106,6 +120,11 @@ struct abi_dm_op {
             uint16_t pad;
             uint64_t first_pfn;
         } set_mem_type;
+        struct {
+            uint64_t start, end;
+            uint32_t type;
+            uint32_t pad;
+        } pin_memory_cacheattr;
         uint8_t pad[40];
     } u;
 };
@@ -119,9 +138,14 @@ struct abi_dm_op_buf {
 
 #define ABI_DOMCTL_createdomain  1
 #define ABI_DOMCTL_destroydomain 2
+#define ABI_DOMCTL_pausedomain   3
 #define ABI_DOMCTL_unpausedomain 4
 #define ABI_DOMCTL_max_mem       11
+#define ABI_DOMCTL_shadow_op      10
+#define ABI_DOMCTL_setvcpucontext 12
 #define ABI_DOMCTL_max_vcpus     15
+#define ABI_DOMCTL_iomem_permission 20
+#define ABI_DOMCTL_vm_event_op      56
 #define ABI_DOMCTL_set_paging_mempool_size 86
 #define ABI_DOMCTL_getdomaininfo 5
 #define ABI_DOMCTL_coalesce      90
@@ -169,6 +193,49 @@ struct abi_coalesce {
     uint64_t buffer;
 };
 
+struct abi_vcpucontext {
+    uint32_t vcpu;
+    uint32_t pad;
+    uint64_t ctxt;
+};
+
+/* What of it matters to an HVM vCPU has a name. */
+struct abi_vcpu_guest_context {
+    uint8_t fpu[512];
+    uint64_t flags;
+#define ABI_VGCF_online (1U << 5)
+    struct {
+        uint64_t r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx,
+                 rsi, rdi, error, rip, cs, rflags, rsp, ss, es, ds, fs, gs;
+    } user_regs;
+    uint8_t rest[4448];
+};
+
+struct abi_shadow_op {
+    uint32_t op;
+#define ABI_SHADOW_OP_OFF             0
+#define ABI_SHADOW_OP_ENABLE_LOGDIRTY 2
+    uint32_t mode;
+    uint32_t mb;
+    uint32_t pad;
+    uint64_t dirty_bitmap, pages;
+    uint32_t stats[2];
+};
+
+struct abi_iomem_permission {
+    uint64_t first_mfn, nr_mfns;
+    uint8_t allow;
+};
+
+struct abi_vm_event_op {
+    uint32_t op;
+#define ABI_VM_EVENT_ENABLE  0
+#define ABI_VM_EVENT_DISABLE 1
+    uint32_t mode;
+#define ABI_VM_EVENT_OP_MONITOR 2
+    uint32_t port;
+};
+
 struct abi_domctl {
     uint32_t cmd;
     uint32_t interface_version;
@@ -178,6 +245,10 @@ struct abi_domctl {
         struct abi_createdomain createdomain;
         struct abi_getdomaininfo getdomaininfo;
         struct abi_coalesce coalesce;
+        struct abi_vcpucontext vcpucontext;
+        struct abi_shadow_op shadow_op;
+        struct abi_iomem_permission iomem_permission;
+        struct abi_vm_event_op vm_event_op;
         uint64_t max_memkb;
         uint32_t max_vcpus;
         uint64_t paging_mempool_size;

@@ -251,7 +251,7 @@ int co_audit(uint64_t found[CO_AUDITS])
 }
 
 /* One byte for each region, of which Xen may do fewer than were asked for. */
-static int each_region(unsigned int cmd, unsigned int mode,
+static int each_region(int domid, unsigned int cmd, unsigned int mode,
                        unsigned long first_gfn, unsigned int nr, uint8_t *bytes)
 {
     unsigned int done = 0;
@@ -268,7 +268,7 @@ static int each_region(unsigned int cmd, unsigned int mode,
                 .buffer = _u(bytes + done),
             },
         };
-        int rc = domctl(&op);
+        int rc = abi_domctl(domid, &op);
 
         if ( rc )
             return rc;
@@ -285,35 +285,64 @@ static int each_region(unsigned int cmd, unsigned int mode,
 
 int co_get_map(unsigned long first_gfn, unsigned int nr, uint8_t *map)
 {
-    return each_region(ABI_COALESCE_get_map, 0, first_gfn, nr, map);
+    return each_region(co_domid, ABI_COALESCE_get_map, 0, first_gfn, nr, map);
 }
 
 int co_coalesce(unsigned long first_gfn, unsigned int nr, unsigned int mode,
                 uint8_t *outcomes)
 {
-    return each_region(ABI_COALESCE_now, mode, first_gfn, nr, outcomes);
+    return each_region(co_domid, ABI_COALESCE_now, mode, first_gfn, nr,
+                       outcomes);
+}
+
+static unsigned int one_region(int domid, unsigned int cmd, unsigned int mode,
+                               unsigned long first_gfn)
+{
+    uint8_t byte = 0;
+    int rc = each_region(domid, cmd, mode, first_gfn, 1, &byte);
+
+    if ( rc )
+        panic("coalesce operation %u at %#lx of d%d gives %d\n", cmd, first_gfn,
+              domid, rc);
+
+    return byte;
 }
 
 unsigned int co_coalesce_one(unsigned long first_gfn, unsigned int mode)
 {
-    uint8_t outcome = 0;
-    int rc = co_coalesce(first_gfn, 1, mode, &outcome);
+    return co_coalesce_one_of(co_domid, first_gfn, mode);
+}
 
-    if ( rc )
-        panic("Coalescing %#lx gives %d\n", first_gfn, rc);
-
-    return outcome;
+unsigned int co_coalesce_one_of(int domid, unsigned long first_gfn,
+                                unsigned int mode)
+{
+    return one_region(domid, ABI_COALESCE_now, mode, first_gfn);
 }
 
 unsigned int co_region_state(unsigned long first_gfn)
 {
-    uint8_t state;
-    int rc = co_get_map(first_gfn, 1, &state);
+    return co_region_state_of(co_domid, first_gfn);
+}
 
-    if ( rc )
-        panic("get_map of %#lx gives %d\n", first_gfn, rc);
+unsigned int co_region_state_of(int domid, unsigned long first_gfn)
+{
+    return one_region(domid, ABI_COALESCE_get_map, 0, first_gfn);
+}
 
-    return state;
+long co_exchange(unsigned long *in, unsigned long nr_in, unsigned int in_order,
+                 unsigned long *out, unsigned long nr_out,
+                 unsigned int out_order, unsigned long *done)
+{
+    struct xen_memory_exchange x = {
+        .in = { in, nr_in, in_order, 0, DOMID_SELF },
+        .out = { out, nr_out, out_order, 0, DOMID_SELF },
+    };
+    long rc = hypercall_memory_op(XENMEM_exchange, &x);
+
+    if ( done )
+        *done = x.nr_exchanged;
+
+    return rc;
 }
 
 static unsigned long reservation(unsigned int cmd, unsigned long *gfns,

@@ -143,22 +143,8 @@ static void exchange(const unsigned long *args)
 {
     static unsigned long in[2 * PAGES], out[2 * PAGES];
     unsigned long in_order = args[0], out_order = args[1];
-    unsigned long nr_in = args[2], nr_out = args[3], i, p, first;
+    unsigned long nr_in = args[2], nr_out = args[3], i, p, first, done;
     unsigned long chunk = 1UL << (in_order > out_order ? in_order : out_order);
-    struct xen_memory_exchange x = {
-        .in = {
-            .extent_start = in,
-            .nr_extents = nr_in,
-            .extent_order = in_order,
-            .domid = DOMID_SELF,
-        },
-        .out = {
-            .extent_start = out,
-            .nr_extents = nr_out,
-            .extent_order = out_order,
-            .domid = DOMID_SELF,
-        },
-    };
     long rc;
 
     if ( nr_in > ARRAY_SIZE(in) || nr_out > ARRAY_SIZE(out) )
@@ -169,13 +155,13 @@ static void exchange(const unsigned long *args)
     for ( i = 0; i < nr_out; i++ )
         out[i] = gfn_of(args[6 + nr_in + i]);
 
-    rc = hypercall_memory_op(XENMEM_exchange, &x);
+    rc = co_exchange(in, nr_in, in_order, out, nr_out, out_order, &done);
     co_expect("result", rc, -(long)args[5]);
-    if ( !co_expect("nr_exchanged", x.nr_exchanged, args[4]) )
+    if ( !co_expect("nr_exchanged", done, args[4]) )
         panic("What is where is not known any more\n");
 
     /* A chunk's outputs may be inputs of the next. */
-    for ( first = 0; first < x.nr_exchanged << in_order; first += chunk )
+    for ( first = 0; first < done << in_order; first += chunk )
     {
         for ( p = first; p < first + chunk; p++ )
             world[args[6 + (p >> in_order)] +

@@ -43,8 +43,8 @@ static struct lane {
     bool spins;
 } lanes[MAX_LANES];
 
-/* Of the vCPU that spins: gaps of 2^n to 2^(n+1) ticks. */
-static uint64_t gaps[64], longest_gap;
+/* Of the vCPU that spins, in ticks. */
+static struct co_gaps stalls;
 
 static unsigned long gfn_of(unsigned int page)
 {
@@ -133,10 +133,7 @@ static void spinner(unsigned int me, void *lane)
 
         last = now;
         if ( used )
-        {
-            gaps[gap ? 63 - __builtin_clzll(gap) : 0]++;
-            longest_gap = max(longest_gap, gap);
-        }
+            co_gap(&stalls, gap);
 
         /* Far from the page before, and yet all of them in turn. */
         page = (page + CO_REGION_PAGES + 1) % (nr_regions * CO_REGION_PAGES);
@@ -301,13 +298,8 @@ static void report_lanes(void)
     printk("@count vcpus %u\n@count pages_used %" PRIu64 "\n@count fewest_passes %" PRIu64 "\n",
            nr_lanes, pages, passes);
 
-    if ( !lanes[nr_lanes - 1].spins )
-        return;
-
-    printk("@count stall_longest_ticks %" PRIu64 "\n", longest_gap);
-    for ( i = 0; i < ARRAY_SIZE(gaps); i++ )
-        if ( gaps[i] )
-            printk("@count stall_from_2^%u_ticks %" PRIu64 "\n", i, gaps[i]);
+    if ( lanes[nr_lanes - 1].spins )
+        co_print_gaps("stall", "ticks", &stalls);
 }
 
 void test_main(void)

@@ -2,8 +2,8 @@
 /*
  * Superpages are counted by what broke them: each cause that a guest or its
  * control domain can reach is tried, on this domain or on one that does not run,
- * and has to be the only count that grows.  (Not exec: Xen lets its first domain
- * execute superpages on any processor.)
+ * and has to be the only count that grows.  (For exec a domain has to run: that is
+ * coalesce-classes.)
  */
 #include "../coalesce-lib/coalesce.h"
 
@@ -35,27 +35,9 @@ static uint64_t splits(int domid, unsigned int cause)
     return all;
 }
 
-static int exchange_one(unsigned long in, unsigned long out)
-{
-    struct xen_memory_exchange exch = {
-        .in = {
-            .extent_start = &in,
-            .nr_extents = 1,
-            .domid = DOMID_SELF,
-        },
-        .out = {
-            .extent_start = &out,
-            .nr_extents = 1,
-            .domid = DOMID_SELF,
-        },
-    };
-
-    return hypercall_memory_op(XENMEM_exchange, &exch);
-}
-
 static void own(void)
 {
-    unsigned long hole = regions[0] + 17;
+    unsigned long hole = regions[0] + 17, page;
 
     co_phase("balloon");
     remember(co_domid);
@@ -64,7 +46,8 @@ static void own(void)
 
     co_phase("exchange");
     remember(co_domid);
-    co_expect("exchange", exchange_one(regions[1] + 33, hole), 0);
+    page = regions[1] + 33;
+    co_expect("exchange", co_exchange(&page, 1, 0, &hole, 1, 0, NULL), 0);
     co_expect("splits", splits(co_domid, CO_CAUSE_EXCHANGE), 1);
 
     co_phase("map");
@@ -150,17 +133,24 @@ static void others(void)
 
     co_phase("balloon of another");
     remember(doll);
-    co_expect("take a page away", co_doll_balloon_out(doll, &page, 1), 1);
+    co_expect("take a page away", co_target_decrease(doll, &page, 1, 0), 1);
     co_expect("splits", splits(doll, CO_CAUSE_BALLOON), 1);
 
+    /* It has the page still, but not in its page table. */
+    co_phase("other");
+    remember(doll);
+    co_expect("unmap a page",
+              co_target_unmap(doll, 4 * CO_REGION_PAGES + 4), 0);
+    co_expect("splits", splits(doll, CO_CAUSE_OTHER), 1);
+
     co_phase("end of another");
-    co_expect("destroy it", co_doll_destroy(doll), 0);
+    co_expect("destroy it", co_target_destroy(doll), 0);
 }
 
 void test_main(void)
 {
     struct co_pages pages;
-    unsigned int r, i;
+    unsigned int r;
     uint64_t free;
     bool iommu;
 
@@ -189,10 +179,7 @@ void test_main(void)
 
     co_phase("end");
     co_expect("set_mode full", co_set_mode(CO_MODE_FULL), 0);
-    for ( i = 0; i < REGIONS; i++ )
-        co_coalesce_one(regions[i], CO_MODE_FULL);
-    co_settle(regions, REGIONS);
-    co_check_leak(&pages, REGIONS);
+    co_mend(&pages, regions, REGIONS);
     co_expect("set_mode default", co_set_mode(CO_MODE_DEFAULT), 0);
     co_finish();
 }
