@@ -3,11 +3,11 @@
 //! which nothing else depends: figures, records, and where frames come from.
 
 use arch::Format;
-use machine::heap::Policy;
-use machine::host::{Config, Host, Lists};
+use machine::heap::{Policy, State};
+use machine::host::{Act, Config, Host, Lists};
 use machine::script::{Build, Op, Script};
 use p2m::account::{Counter, Outcome};
-use p2m::addr::{Gfn, Mfn, Region};
+use p2m::addr::{Gfn, Mfn, Order, Region};
 use p2m::frames::{Frozen, Pair, Pairs, Pending};
 use p2m::machine::{Errno, Facts, Locked, Machine};
 use p2m::trace::Event;
@@ -183,4 +183,132 @@ fn a_table_is_dropped() {
 
     pending.unused();
     drop(table);
+}
+
+/// A guest whose second region lacks `astray` pages in their places, which are the
+/// first free ones that the heap would give out.
+fn astray(config: Config, astray: &[u64]) -> Host {
+    let config = Config {
+        policy: Policy::Highest,
+        ..config
+    };
+    let mut host = guest(config, &[Build::Empty, Build::Split], &[]);
+
+    for &gfn in astray {
+        let frame = host.mfn(Gfn(gfn)).unwrap();
+        host.balloon_out(Gfn(gfn));
+        while host.heap.at(frame).state == State::Free {
+            host.other_alloc();
+        }
+        host.config.alloc_at = false;
+        assert!(host.populate(Gfn(gfn), Order::PAGE, false));
+        host.config.alloc_at = true;
+    }
+    while host.other_pages() > 0 {
+        host.other_free(0);
+    }
+    host.surveyed(Region(1));
+    host.traced.clear();
+    host
+}
+
+#[test]
+fn what_comes_to_lie_in_order_meanwhile_is_promoted() {
+    let pages: Vec<u64> = (0..9).map(|i| 515 + 40 * i).collect();
+
+    for config in machines() {
+        for astray_pages in [&pages[8..], &pages[..]] {
+            let mut seen = Vec::new();
+            for call in 1..80 {
+                let mut host = astray(config, astray_pages);
+                host.batch = 8;
+                let gfn = pages[8] as u16;
+                host.meddle_at = Some((host.calls + call, Act::Renew { gfn }));
+                let (region, outcome) = host.heal_one().unwrap();
+                host.check();
+                assert_eq!(region, Region(1));
+                let copied = host.account.count(Counter::PagesCopied);
+                let expected = if copied > 0 {
+                    Outcome::Completed
+                } else {
+                    Outcome::Promoted
+                };
+                assert_eq!(outcome, expected, "{copied} copied, call {call}");
+                seen.push(copied);
+                host.finish();
+            }
+            let all = astray_pages.len() as u64;
+            assert!(seen.contains(&all) && seen.contains(&(all - 1)), "{seen:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_tracked_meanwhile_is_left() {
+    let act = Act::Track {
+        region: 1,
+        on: true,
+    };
+    for config in machines() {
+        let mut seen = Vec::new();
+        for call in 1..80 {
+            let mut host = astray(config, &[515, 600]);
+            host.meddle_at = Some((host.calls + call, act));
+            let (_, outcome) = host.heal_one().unwrap();
+            let tracked = host.dirty_ranges.contains(&1);
+            seen.push((tracked, outcome, host.account.count(Counter::PagesCopied)));
+            host.check();
+            host.finish();
+        }
+        let left = |s: &(bool, Outcome, u64)| s.0 && s.1 != Outcome::Completed && s.2 == 0;
+        let done = |s: &(bool, Outcome, u64)| s.1 == Outcome::Completed;
+        assert!(seen.iter().any(left) && seen.iter().any(done), "{seen:?}");
+    }
+}
+
+#[test]
+fn a_record_of_a_completion_has_its_block_and_its_pages() {
+    for config in machines() {
+        let mut host = astray(config, &[515, 600, 777]);
+        host.batch = 512;
+        let first = host.mfn(Gfn(512)).unwrap();
+        assert_eq!(host.heal_one(), Some((Region(1), Outcome::Completed)));
+        let (event, record) = *host.traced.last().unwrap();
+        assert_eq!(event, Event::Complete);
+        assert_eq!((record.copied, record.astray), (3, 3));
+        assert_eq!(record.gfn, [512, 0]);
+        assert_eq!(record.mfn, [first.0 as u32, 0]);
+        host.finish();
+    }
+}
+
+/// The costs are those of `p2m/src/coalesce.rs`, in eighths of a copy: what is just as
+/// dear as to copy all of it is still done, and no more.
+#[test]
+fn a_completion_is_as_dear_as_a_migration_at_most() {
+    for config in machines() {
+        // Pages that are in each other's place: 512 times 9.
+        let mut host = guest(config, &[Build::Empty, Build::Split], &[]);
+        for i in (512..1024).step_by(2) {
+            host.swap(Gfn(i), Gfn(i + 1));
+        }
+        host.surveyed(Region(1));
+        host.batch = 512;
+        assert_eq!(host.heal_one(), Some((Region(1), Outcome::Completed)));
+        host.check();
+        host.finish();
+
+        // Pages of another region have to make room: 19 for each.
+        for (pages, expected) in [(242, Outcome::Completed), (243, Outcome::Migrated)] {
+            let mut host = guest(config, &[Build::Split, Build::Split], &[]);
+            for i in 0..pages {
+                host.swap(Gfn(i), Gfn(512 + i));
+            }
+            host.surveyed(Region(0));
+            let healed = host.heal_one().unwrap().1;
+            assert_eq!(healed, expected, "{pages}");
+            host.check();
+            host.finish();
+        }
+    }
 }

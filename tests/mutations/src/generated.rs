@@ -504,10 +504,12 @@ pub fn main(out: &Path, options: &Options) -> Result<()> {
 
         chosen && (survived || !options.survived)
     };
-    let todo: Vec<usize> = (0..listed.len())
+    let mut todo: Vec<usize> = (0..listed.len())
         .filter(|n| !fates.contains_key(n))
         .filter(wanted)
         .collect();
+    // What all tests have to be tried on comes last.
+    todo.sort_by_key(|&n| memory.once(&names[n]) == Some(&Fate::Survived));
     println!(
         "mutants: {} changes, {} to be tried",
         listed.len(),
