@@ -64,6 +64,7 @@ fn search(limit: u64) -> Option<(Mfn, u64)> {
 /// Have pages, of whichever domains, leave a nearly free block, if the operator allows
 /// that and one is found; up to the time `stop` (µs). `true`: it is free. The
 /// domain for which it is done is `d`.
+#[inline(never)]
 pub fn make_room(d: &Domain, asks: &State, scratch: &mut Scratch, stop: u64) -> bool {
     let tunables = tunables();
     let limit = tunables.room_pages;

@@ -215,6 +215,8 @@ fn seat(roster: &mut Roster<XSlice<Seat>>, domid: u32) -> bool {
     roster.alert(domid)
 }
 
+/// A step for this domain. (Not inlined, to keep the stack frames small.)
+#[inline(never)]
 fn serve(domid: u32, bench: &mut Bench, stop: u64) -> Step {
     let mut kept = bench.kept.take().map(|(_, act)| act);
     let domain = RcuDomain::with(domid);
