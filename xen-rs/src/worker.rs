@@ -203,8 +203,8 @@ fn ms() -> u64 {
     ffi::xrs_sched_us() / 1000
 }
 
-/// It may have something to do. `false`: there is no memory for a seat.
-fn seat(roster: &mut Roster<XSlice<Seat>>, domid: u32) -> bool {
+/// `false`: there is no memory for its seat.
+fn reserve(roster: &mut Roster<XSlice<Seat>>, domid: u32) -> bool {
     if domid >= roster.reach() {
         // A few at a time.
         let Some(more) = XSlice::new((domid as usize | 63).wrapping_add(1)) else {
@@ -212,7 +212,28 @@ fn seat(roster: &mut Roster<XSlice<Seat>>, domid: u32) -> bool {
         };
         drop(roster.grow(more));
     }
-    roster.alert(domid)
+    true
+}
+
+/// It may have something to do. `false`: there is no memory for a seat.
+fn seat(roster: &mut Roster<XSlice<Seat>>, domid: u32) -> bool {
+    reserve(roster, domid) && roster.alert(domid)
+}
+
+/// Have a seat before the domain runs, so that the memory for it is taken when it is
+/// made. (Where somebody is at work, or there is no memory, it is had with its first
+/// event.)
+fn expect(domid: u16) {
+    if !BUSY.swap(true, Ordering::Acquire) {
+        // SAFETY: `BUSY` was won.
+        let bench = unsafe { &mut *BENCH.0.get() };
+        reserve(&mut bench.roster, domid.into());
+        BUSY.store(false, Ordering::Release);
+        // For somebody who was kept from work by this.
+        if ffi::xrs_sched_is_pending() {
+            ffi::xrs_sched_wake(1);
+        }
+    }
 }
 
 /// A step for this domain. (Not inlined, to keep the stack frames small.)
@@ -349,6 +370,7 @@ pub fn domain_start(d: &Domain) {
             ffi::xrs_domain_set_state(d, raw.cast());
             &*raw
         };
+        expect(ffi::xrs_domain_id(d));
         listen(d, state);
     }
 }

@@ -852,6 +852,7 @@ void test_main(void)
     random_pin();
     co_expect("populate", co_populate(&gfn, 1, 0), 1);
     came_in(5);
+    co_settle(&first, 0);
     co_pages_now(&before);
 
     while ( count.calls < calls )

@@ -87,6 +87,7 @@ void test_main(void)
         return xtf_error("Error: %u whole regions of 2M, %u are needed: give the domain more memory\n",
                          r, nr_regions);
 
+    co_warm(regions, nr_regions);
     co_phase("start");
     co_print_map("start", regions, nr_regions);
     for ( r = 0; r < nr_regions; r++ )

@@ -454,6 +454,13 @@ void co_pages_now(struct co_pages *p);
 void co_settle(const unsigned long *first_gfns, unsigned int nr);
 
 /*
+ * Break a region of each GiB that these whole regions are in, and wait until it is
+ * whole again: the memory that Xen needs to look after a GiB is taken with its first
+ * event, and kept, so this comes before free pages are counted. Contents are lost.
+ */
+void co_warm(const unsigned long *first_gfns, unsigned int nr);
+
+/*
  * Nothing was lost or won.  Free pages may lag behind (work in flight): they
  * are waited for, but not long.  An IOMMU has page tables of its own, which
  * come from the same pages: one for each of the nr_regions that were worked on

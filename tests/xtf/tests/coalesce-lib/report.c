@@ -209,6 +209,29 @@ void co_settle(const unsigned long *first_gfns, unsigned int nr)
     printk("Not all is whole, coalescing may be switched off\n");
 }
 
+void co_warm(const unsigned long *first_gfns, unsigned int nr)
+{
+    unsigned long gib = ~0UL;
+    unsigned int i;
+    bool iommu;
+
+    co_free_pages(&iommu);
+    if ( co_feature != CO_FEATURE_PRESENT || iommu )
+        return;
+
+    for ( i = 0; i < nr; i++ )
+    {
+        unsigned long gfn = first_gfns[i] + 7;
+
+        if ( gfn >> 18 == gib )
+            continue;
+        gib = gfn >> 18;
+        co_expect("decrease", co_decrease(&gfn, 1, 0), 1);
+        co_expect("populate", co_populate(&gfn, 1, 0), 1);
+    }
+    co_settle(first_gfns, nr);
+}
+
 static void check_audit(const struct co_pages *before,
                         const struct co_pages *now)
 {

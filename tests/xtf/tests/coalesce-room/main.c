@@ -126,8 +126,8 @@ static void is_moved(void)
     look();
     co_print_counts(&now);
     printk("@count room_pages_copied %" PRIu64 "\n", grown(CO_PAGES_COPIED));
-    co_expect("blocks made", grown(CO_BLOCKS_MADE), 1);
-    /* The CPU may have been wanted meanwhile. */
+    /* The CPU may have been wanted meanwhile: then the last page left in vain. */
+    co_expect_true("one block was made", grown(CO_BLOCKS_MADE) <= 1);
     co_expect("regions moved", grown(CO_MIGRATED) + grown(CO_COMPLETED), 1);
     co_expect_true("the few pages and the region's were copied",
                    grown(CO_PAGES_COPIED) >= CO_REGION_PAGES + KEPT &&
