@@ -163,6 +163,7 @@ void test_main(void)
         return xtf_error("Error: %u whole regions of 2M, %u are needed: give the domain more memory\n",
                          r, REGIONS);
 
+    co_warm(regions, REGIONS);
     /* What is broken stays so. */
     co_expect("set_mode off", co_set_mode(CO_MODE_OFF), 0);
     /* Once before: Xen's allocator of small objects keeps what it has taken. */
