@@ -383,23 +383,25 @@ fn devices_that_see_what_they_should_not() {
     }
 }
 
+/// A domain without tables: nobody may look for more.
+struct Nothing;
+impl Books for Nothing {
+    fn tables(&self) -> Option<Root<Format>> {
+        None
+    }
+    fn device_tables(&self) -> Option<Root<DeviceFormat>> {
+        None
+    }
+    fn read<R>(&self, _: u64, _: impl FnOnce(&Table) -> R) -> Option<R> {
+        panic!("there is nothing to read")
+    }
+    fn page(&self, _: Mfn) -> Option<Page> {
+        panic!("there are no pages")
+    }
+}
+
 #[test]
 fn no_tables_at_all() {
-    struct Nothing;
-    impl Books for Nothing {
-        fn tables(&self) -> Option<Root<Format>> {
-            None
-        }
-        fn device_tables(&self) -> Option<Root<DeviceFormat>> {
-            None
-        }
-        fn read<R>(&self, _: u64, _: impl FnOnce(&Table) -> R) -> Option<R> {
-            None
-        }
-        fn page(&self, _: Mfn) -> Option<Page> {
-            None
-        }
-    }
     let mut audit = Audit::default();
     assert!(region(&Nothing, Region(0), &mut audit) > Region(0));
     assert_eq!(audit, Audit::default());
@@ -504,21 +506,6 @@ fn a_table_that_leads_to_its_own_level_or_higher_is_none() {
 
 #[test]
 fn the_next_region_is_beyond_what_is_known() {
-    struct Nothing;
-    impl Books for Nothing {
-        fn tables(&self) -> Option<Root<Format>> {
-            None
-        }
-        fn device_tables(&self) -> Option<Root<DeviceFormat>> {
-            None
-        }
-        fn read<R>(&self, _: u64, _: impl FnOnce(&Table) -> R) -> Option<R> {
-            panic!("there is nothing to read")
-        }
-        fn page(&self, _: Mfn) -> Option<Page> {
-            panic!("there are no pages")
-        }
-    }
     let step = 1 << 36;
 
     for here in [0, 1, 5, step - 1] {
