@@ -53,11 +53,11 @@ pub trait Paravirt {
     /// The fresh block that follows `block`, or the first.
     fn next(&self, block: Option<Mfn>) -> Option<Mfn>;
 
+    /// The same; the M2P entry of its first page is `gpfn` from now on.
+    fn name_next(&mut self, block: Option<Mfn>, gpfn: u64) -> Option<Mfn>;
+
     /// The M2P entry of a fresh block's first page.
     fn m2p(&self, block: Mfn) -> u64;
-
-    /// Set it.
-    fn set_m2p(&mut self, block: Mfn, gpfn: u64);
 
     /// The first fresh block becomes the domain's, behind the gpfn that its M2P
     /// entry has.
@@ -191,9 +191,8 @@ impl<P: Paravirt> Served<'_, P> {
             let read = self.domain.read(Side::Out, at, words);
             if read.is_ok() {
                 for word in words.iter_mut() {
-                    block = self.domain.next(block);
+                    block = self.domain.name_next(block, *word);
                     if let Some(block) = block {
-                        self.domain.set_m2p(block, *word);
                         *word = block.0;
                     }
                 }

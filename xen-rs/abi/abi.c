@@ -93,6 +93,7 @@ void xrs_abi(void)
     XEN_ABI(MEMF_no_owner, MEMF_no_owner);
     XEN_ABI(MEMF_no_scrub, MEMF_no_scrub);
     XEN_ABI(MEMF_no_dma, MEMF_no_dma);
+    XEN_ABI(MEMF_bits, _MEMF_bits);
 
     XEN_ABI(TRC_MEM_COALESCE_SPLIT, TRC_MEM_COALESCE_SPLIT);
     XEN_ABI(TRC_MEM_COALESCE_PROMOTE, TRC_MEM_COALESCE_PROMOTE);

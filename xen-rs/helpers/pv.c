@@ -8,13 +8,6 @@
 #include <asm/p2m.h>
 #include <xen-rs.h>
 
-void xrs_pv_init(struct xrs_pv *x)
-{
-    BUILD_BUG_ON(sizeof(*x) != 4 * sizeof(void *));
-    INIT_PAGE_LIST_HEAD(&x->stolen);
-    INIT_PAGE_LIST_HEAD(&x->fresh);
-}
-
 /* The domain dies, and @pages that were counted to it are gone. */
 static void uncount(struct domain *d, unsigned long pages)
 {
@@ -32,6 +25,8 @@ int xrs_pv_steal(struct domain *d, struct xrs_pv *x, unsigned long mfn)
 {
     struct page_info *pg;
     int rc;
+
+    BUILD_BUG_ON(sizeof(*x) != 4 * sizeof(void *));
 
     if ( !mfn_valid(_mfn(mfn)) )
         return -EINVAL;
@@ -105,6 +100,18 @@ unsigned long xrs_pv_next(const struct xrs_pv *x, unsigned long mfn)
         pg = page_list_next(mfn_to_page(_mfn(mfn)), &x->fresh);
 
     return mfn_x(pg ? page_to_mfn(pg) : INVALID_MFN);
+}
+
+/* The same; the M2P has @gpfn for its first page from now on. */
+unsigned long xrs_pv_name_next(const struct xrs_pv *x, unsigned long mfn,
+                               unsigned long gpfn)
+{
+    unsigned long next = xrs_pv_next(x, mfn);
+
+    if ( !mfn_eq(_mfn(next), INVALID_MFN) )
+        set_gpfn_from_mfn(next, gpfn);
+
+    return next;
 }
 
 /*

@@ -176,7 +176,6 @@ struct xrs_pv {
     struct page_list_head stolen, fresh;
 };
 
-void xrs_pv_init(struct xrs_pv *x);
 int xrs_pv_steal(struct domain *d, struct xrs_pv *x, unsigned long mfn);
 void xrs_pv_restore(struct domain *d, struct xrs_pv *x);
 void xrs_pv_release(struct domain *d, struct xrs_pv *x);
@@ -184,6 +183,8 @@ bool xrs_pv_alloc(struct domain *d, struct xrs_pv *x, unsigned int order,
                   unsigned int memflags);
 void xrs_pv_free(struct xrs_pv *x, unsigned int order);
 unsigned long xrs_pv_next(const struct xrs_pv *x, unsigned long mfn);
+unsigned long xrs_pv_name_next(const struct xrs_pv *x, unsigned long mfn,
+                               unsigned long gpfn);
 int xrs_pv_assign(struct domain *d, struct xrs_pv *x, unsigned int order);
 void xrs_pv_died(struct domain *d, struct xrs_pv *x, unsigned long pages);
 

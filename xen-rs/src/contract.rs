@@ -26,8 +26,8 @@ pub const PGC_STATE: u64 = 3 << 58;
 mod checks {
     use super::xen;
     use crate::domain::{
-        INVALID_M2P, MEMF_NO_DMA, MEMF_NO_SCRUB, P2M_INVALID, P2M_MMIO_DM, P2M_POD, P2M_RAM_RW,
-        PGT_COUNT_MASK, PageCount,
+        INVALID_M2P, MEMF_BITS, MEMF_NO_DMA, MEMF_NO_SCRUB, P2M_INVALID, P2M_MMIO_DM, P2M_POD,
+        P2M_RAM_RW, PGT_COUNT_MASK, PageCount,
     };
     use crate::ffi::{Knobs, PageInfo};
     use crate::hypercall::{
@@ -111,6 +111,7 @@ mod checks {
         INVALID_M2P_ENTRY = INVALID_M2P;
         MEMF_no_scrub = MEMF_NO_SCRUB;
         MEMF_no_dma = MEMF_NO_DMA;
+        MEMF_bits = MEMF_BITS;
         TRC_MEM_COALESCE_SPLIT = TRC_MEM_BASE + Event::Split as u32;
         TRC_MEM_COALESCE_PROMOTE = TRC_MEM_BASE + Event::Promote as u32;
         TRC_MEM_COALESCE_COMPLETE = TRC_MEM_BASE + Event::Complete as u32;

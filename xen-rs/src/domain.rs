@@ -32,6 +32,8 @@ pub const P2M_POD: u8 = 6;
 pub const INVALID_M2P: u64 = u64::MAX;
 pub const PGT_COUNT_MASK: u64 = (1 << 55) - 1;
 pub const MEMF_NO_DMA: u32 = 1 << 3;
+/// Where the flags have the most bits that a frame's address may have; 0: any.
+pub const MEMF_BITS: u32 = 24;
 pub const MEMF_NO_SCRUB: u32 = 1 << 8;
 
 const INVALID_MFN: u64 = u64::MAX;

@@ -27,8 +27,8 @@ pub struct PageInfo {
     rest: UnsafeCell<u64>,
 }
 
-/// `struct xrs_pv`: two lists of pages, of which C knows the form. Not to be moved
-/// once `xrs_pv_init` has seen it.
+/// `struct xrs_pv`: two lists of pages, of which C knows the form; empty where all
+/// is zero (`xen/mm.h: PAGE_LIST_HEAD_INIT`).
 #[derive(Default)]
 #[repr(C)]
 pub struct PvLists([u64; 4]);
@@ -158,7 +158,6 @@ unsafe extern "C" {
     /// `va` came from `xrs_page_map`.
     pub fn xrs_page_unmap(va: *const c_void);
 
-    pub safe fn xrs_pv_init(lists: &mut PvLists);
     pub safe fn xrs_pv_steal(d: &Domain, lists: &mut PvLists, mfn: u64) -> c_int;
     pub safe fn xrs_pv_restore(d: &Domain, lists: &mut PvLists);
     pub safe fn xrs_pv_release(d: &Domain, lists: &mut PvLists);
@@ -167,6 +166,8 @@ unsafe extern "C" {
     pub fn xrs_pv_free(lists: &mut PvLists, order: u32);
     /// `mfn` is INVALID_MFN or a fresh block.
     pub fn xrs_pv_next(lists: &PvLists, mfn: u64) -> u64;
+    /// The same.
+    pub fn xrs_pv_name_next(lists: &PvLists, mfn: u64, gpfn: u64) -> u64;
     /// All fresh blocks have this order.
     pub fn xrs_pv_assign(d: &Domain, lists: &mut PvLists, order: u32) -> c_int;
     pub safe fn xrs_pv_died(d: &Domain, lists: &mut PvLists, pages: u64);

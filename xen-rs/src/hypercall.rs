@@ -7,6 +7,7 @@ use core::mem::size_of_val;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
+use arch::PAGE_SHIFT;
 use p2m::account::{Cause, Counter, ENTRIES};
 use p2m::addr::{Gfn, Order, Region};
 use p2m::audit::{Audit, FINDINGS};
@@ -17,7 +18,7 @@ use p2m::machine::{Locked, Machine};
 use p2m::region::shape;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::domain::{State, XenDomain, free, ledger_time, state, tunables};
+use crate::domain::{MEMF_BITS, State, XenDomain, free, ledger_time, state, tunables};
 use crate::ffi::{self, Domain, PvLists};
 use crate::memory::XBox;
 use crate::pv::PvDomain;
@@ -80,12 +81,12 @@ pub fn exchange(d: &Domain, call: &mut MemoryExchange, memflags: u32, max_order:
     if !ffi::xrs_domain_translated(d) {
         return exchange_pv(d, call, memflags);
     }
-    let seen = *call;
+    let memflags = within_memory(memflags);
     let request = Request::new(
-        seen.input.extent_order,
-        seen.output.extent_order,
-        seen.input.nr_extents,
-        seen.nr_exchanged,
+        call.input.extent_order,
+        call.output.extent_order,
+        call.input.nr_extents,
+        call.nr_exchanged,
         max_order,
     );
     let mut request = match request {
@@ -95,7 +96,7 @@ pub fn exchange(d: &Domain, call: &mut MemoryExchange, memflags: u32, max_order:
     let mut machine = XenDomain {
         d,
         memflags,
-        call: Some(&seen),
+        call: Some(call),
         background: None,
     };
     let pages = request.chunk_pages();
@@ -118,6 +119,20 @@ pub fn exchange(d: &Domain, call: &mut MemoryExchange, memflags: u32, max_order:
     result(end)
 }
 
+/// The same flags for the heap, but for address bits that no frame has: it looks in
+/// each zone that those allow (`common/page_alloc.c: get_free_buddy()`), and on most
+/// machines much of what it costs to allocate a page would go into empty ones.
+fn within_memory(memflags: u32) -> u32 {
+    let last = ffi::xrs_page_end().saturating_sub(1);
+    let most = (u64::BITS.wrapping_add(PAGE_SHIFT)).saturating_sub(last.leading_zeros());
+    let wanted = match memflags >> MEMF_BITS {
+        0 => most,
+        some => some.min(most),
+    };
+
+    memflags & !(!0 << MEMF_BITS) | wanted << MEMF_BITS
+}
+
 fn result(end: End) -> c_int {
     match end {
         End::Done => 0,
@@ -127,12 +142,11 @@ fn result(end: End) -> c_int {
 }
 
 fn exchange_pv(d: &Domain, call: &mut MemoryExchange, memflags: u32) -> c_int {
-    let seen = *call;
     let request = Request::paravirt(
-        seen.input.extent_order,
-        seen.output.extent_order,
-        seen.input.nr_extents,
-        seen.nr_exchanged,
+        call.input.extent_order,
+        call.output.extent_order,
+        call.input.nr_extents,
+        call.nr_exchanged,
     );
     let mut request = match request {
         Ok(request) => request,
@@ -143,12 +157,10 @@ fn exchange_pv(d: &Domain, call: &mut MemoryExchange, memflags: u32) -> c_int {
     };
     let mut domain = PvDomain {
         d,
-        memflags,
-        call: &seen,
+        memflags: within_memory(memflags),
+        call,
         lists: PvLists::default(),
     };
-    // It stays where it is from here on.
-    ffi::xrs_pv_init(&mut domain.lists);
     let end = p2m::pv::run(&mut domain, &mut request, &mut scratch.window);
 
     keep_scratch(scratch);

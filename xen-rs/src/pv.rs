@@ -10,14 +10,18 @@ use crate::ffi::{self, Domain, PvLists};
 use crate::hypercall::{ENOMEM, ESRCH, MemoryExchange};
 
 /// # Invariants
-/// `lists` is not moved once it is initialised. All blocks that are fresh have
-/// the order of the call's outputs, which is what [`p2m::pv::run`] passes.
+/// All blocks that are fresh have the order of the call's outputs, which is what
+/// [`p2m::pv::run`] passes.
 pub struct PvDomain<'d> {
     pub d: &'d Domain,
     /// Flags for the outputs.
     pub memflags: u32,
     pub call: &'d MemoryExchange,
     pub lists: PvLists,
+}
+
+fn valid(mfn: u64) -> Option<Mfn> {
+    Some(Mfn(mfn)).filter(|&mfn| mfn != Mfn::INVALID)
 }
 
 impl Paravirt for PvDomain<'_> {
@@ -59,18 +63,17 @@ impl Paravirt for PvDomain<'_> {
         let mfn = block.unwrap_or(Mfn::INVALID).0;
         // SAFETY: what comes from here is a fresh block, and nothing else is
         // asked for.
-        let next = Mfn(unsafe { ffi::xrs_pv_next(&self.lists, mfn) });
+        valid(unsafe { ffi::xrs_pv_next(&self.lists, mfn) })
+    }
 
-        (next != Mfn::INVALID).then_some(next)
+    fn name_next(&mut self, block: Option<Mfn>, gpfn: u64) -> Option<Mfn> {
+        let mfn = block.unwrap_or(Mfn::INVALID).0;
+        // SAFETY: as above.
+        valid(unsafe { ffi::xrs_pv_name_next(&self.lists, mfn, gpfn) })
     }
 
     fn m2p(&self, block: Mfn) -> u64 {
         ffi::xrs_page_m2p(block.0)
-    }
-
-    fn set_m2p(&mut self, block: Mfn, gpfn: u64) {
-        // SAFETY: nobody owns it, so that nobody else can write the entry.
-        unsafe { ffi::xrs_page_set_m2p(block.0, gpfn) }
     }
 
     fn assign(&mut self, order: Order) -> Result<(), Unassigned> {

@@ -259,9 +259,11 @@ impl Paravirt for Pv {
         self.m2p[block.0 as usize]
     }
 
-    fn set_m2p(&mut self, block: Mfn, gpfn: u64) {
+    fn name_next(&mut self, block: Option<Mfn>, gpfn: u64) -> Option<Mfn> {
+        let block = self.next(block)?;
         assert_eq!(self.state[block.0 as usize], State::Fresh);
         self.m2p[block.0 as usize] = gpfn;
+        Some(block)
     }
 
     fn assign(&mut self, order: Order) -> Result<(), Unassigned> {
