@@ -108,7 +108,6 @@ unit: ## The tests that run on the host
 	@echo '  UNIT    cargo $(if $(NEXTEST),nextest,test)'
 ifeq ($(NEXTEST),y)
 	@cargo nextest run --locked --workspace $(APART:%=--exclude %) --no-fail-fast
-	@cargo test -q --locked --workspace --doc
 else
 	@cargo test -q --locked --workspace $(APART:%=--exclude %) --no-fail-fast
 endif

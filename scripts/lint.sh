@@ -27,6 +27,11 @@ XEN_RS_ABI=$abi cargo clippy -q --locked -p xen-rs --lib --target-dir target/xen
 # Newer than Debian 13's compiler, which clippy does not tell.
 chains=$(grep -rnE '&& let ' --include='*.rs' arch p2m xen-rs tools tests | grep -vE ':[0-9]+: *//' || :)
 [ -z "$chains" ] || fail "let chains need rustc 1.88, and Debian 13 has 1.85: $chains"
+# What runs the tests ('make -f build.mk unit') does not run these.
+examples=$(find arch p2m xen-rs tools tests -name '*.rs' -exec awk '
+    FNR == 1 { open = 0 }
+    /\/\/[\/!] *```/ { open = !open; if (open && !/```text/) print FILENAME ":" FNR }' {} +)
+[ -z "$examples" ] || fail "an example in a comment that nothing runs, make it a test: $examples"
 echo "  LINT    scripts"
 shellcheck -x scripts/*.sh xen-rs/kbuild/*.sh .ci/run || fail "shellcheck has findings"
 for script in scripts/*.py xen-rs/kbuild/*.py; do

@@ -24,8 +24,9 @@ config=CONFIG_COALESCE=y
 case $flavour in
 release) ;;
 # DEBUG brings the assertions, the audit of the p2m and the checks of lock order;
-# performance counters are there to be tested.
-debug) config="$config CONFIG_DEBUG=y CONFIG_PERF_COUNTERS=y" ;;
+# performance counters are there to be tested. Xen's tests of the CPU at each boot take
+# seconds, and are about the emulator.
+debug) config="$config CONFIG_DEBUG=y CONFIG_PERF_COUNTERS=y CONFIG_SELF_TESTS=n" ;;
 # Without what may be left out of Xen, and what we add to it.
 bare) config="$config CONFIG_EXPERT=y CONFIG_HYPFS=n CONFIG_TRACEBUFFER=n" ;;
 # The configuration file is part of the image, and names options that the other

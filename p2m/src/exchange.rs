@@ -179,11 +179,11 @@ impl Request {
 }
 
 impl Request {
-    /// A batch whose inputs make up one region is one larger extent: its leaf goes
-    /// with one write. So it is with outputs, if there is a block: the region that
-    /// should get it. Not where outputs are among the inputs, unless it makes no
-    /// difference which comes first.
-    fn gather(&self, inputs: &mut Pairs, outputs: &Pairs) -> (Request, Option<Region>) {
+    /// A batch whose inputs make up a region, or several one after the other, is one
+    /// of larger extents: their leaves go with one write. So it is with outputs, if
+    /// there are blocks for them. Not where outputs are among the inputs, unless it
+    /// makes no difference which comes first.
+    fn gather(&self, inputs: &mut Pairs, outputs: &Pairs) -> (Request, bool) {
         let within = |region: Region, list: &Pairs, order: Order| {
             list.as_slice().iter().any(|pair| {
                 let last = pair.gfn().add(order.pages().wrapping_sub(1));
@@ -191,18 +191,18 @@ impl Request {
             })
         };
         let mut request = *self;
-        let given = whole_region(inputs, self.in_order);
-        let wanted = whole_region(outputs, self.out_order).filter(|_| self.large);
-        // One chunk is exchanged as a whole.
-        let any_order = self.chunk_order() == Order::REGION || same(inputs, outputs);
+        let given = whole_regions(inputs, self.in_order);
+        let wanted = whole_regions(outputs, self.out_order).filter(|_| self.large);
+        // One chunk is exchanged as a whole; more have only one region.
+        let any_order = self.chunk_order() >= Order::REGION || same(inputs, outputs);
 
         let given = given.filter(|&r| any_order || !within(r, outputs, self.out_order));
         let wanted = wanted.filter(|&r| any_order || !within(r, inputs, self.in_order));
-        if let Some(region) = given {
+        if given.is_some() {
             request.in_order = Order::REGION;
-            inputs.be_one(region.start());
+            inputs.be_regions(parts(self.in_order));
         }
-        (request, wanted)
+        (request, wanted.is_some())
     }
 
     /// How many of `chunks` chunks to do at once: not those at the end whose pages
@@ -226,21 +226,37 @@ impl Request {
     }
 }
 
+/// How many extents of `order` a region has.
+fn parts(order: Order) -> Order {
+    Order::REGION.minus(order)
+}
+
+/// The first of the regions whose parts the extents of `list` are: all parts of one,
+/// in any order, and then of the next.
+fn whole_regions(list: &Pairs, order: Order) -> Option<Region> {
+    let mut regions = list.as_slice().chunks(parts(order).pages() as usize);
+    let first = whole_region(regions.next()?, order)?;
+
+    regions
+        .all(|region| whole_region(region, order).is_some())
+        .then_some(first)
+}
+
 /// The region whose parts the extents of `list` are, all of them, in any order.
-fn whole_region(list: &Pairs, order: Order) -> Option<Region> {
-    let region = list.as_slice().first()?.gfn().region();
+fn whole_region(list: &[Pair], order: Order) -> Option<Region> {
+    let region = list.first()?.gfn().region();
     let mut seen = Slots::NONE;
 
-    if order >= Order::REGION || order.pages_in(list.len()) != REGION_PAGES {
+    if order >= Order::REGION || order.pages_in(list.len() as u64) != REGION_PAGES {
         return None;
     }
-    for pair in list.as_slice() {
+    for pair in list {
         if pair.gfn().region() != region || !pair.gfn().is_aligned(order) {
             return None;
         }
         seen.insert(pair.gfn().slot());
     }
-    (seen.count() == list.len()).then_some(region)
+    (seen.count() == list.len() as u64).then_some(region)
 }
 
 /// Both lists name the same gfns in the same order.
@@ -499,11 +515,9 @@ fn batch<M: Caller>(
 
     let (mut request, wanted) = request.gather(inputs, outputs);
     let mut stocked = 0;
-    let block = wanted.and_then(|r| Some((r, machine.alloc(Order::REGION, Purpose::Expose)?)));
-    if let Some((region, block)) = block {
+    if wanted && stock_regions(machine, outputs, parts(request.out_order)) {
         request.out_order = Order::REGION;
-        outputs.be_stocked(region.start(), block);
-        stocked = 1;
+        stocked = outputs.len();
     }
     let request = &request;
     for pair in outputs.as_mut_slice().iter_mut().skip(stocked as usize) {
@@ -515,7 +529,8 @@ fn batch<M: Caller>(
         match placed.or_else(|| machine.alloc(request.out_order, Purpose::Expose)) {
             Some(block) => pair.stock(block),
             None => {
-                give_back(machine, outputs, 0, stocked, request.out_order);
+                let stocked = outputs.as_slice().iter().take(stocked as usize);
+                give_back(machine, stocked, request.out_order);
                 return Err(Errno::Nomem);
             }
         }
@@ -561,7 +576,8 @@ fn batch<M: Caller>(
             })
         }
         Err(Unswapped { errno, assigned }) => {
-            give_back(machine, outputs, assigned, stocked, request.out_order);
+            let ours = outputs.as_slice().iter().skip(assigned as usize);
+            give_back(machine, ours, request.out_order);
             Err(errno)
         }
     }
@@ -577,11 +593,31 @@ pub fn place<M: Machine>(machine: &mut M, gfn: Gfn) -> Option<Block> {
     machine.alloc_at(frame, Purpose::Expose)
 }
 
-/// Give blocks `from..to` of `list` back to the heap.
-fn give_back<M: Machine>(machine: &mut M, list: &Pairs, from: u64, to: u64, order: Order) {
-    let count = to.saturating_sub(from) as usize;
+/// A block of 2 MB for each of the regions whose parts `outputs` names, of which that
+/// becomes the list; or none, and it stays as it is.
+fn stock_regions<M: Machine>(machine: &mut M, outputs: &mut Pairs, parts: Order) -> bool {
+    let size = parts.pages() as usize;
+    let mut regions = 0;
 
-    for pair in list.as_slice().iter().skip(from as usize).take(count) {
+    for region in outputs.as_mut_slice().chunks_mut(size) {
+        let Some(first) = region.first_mut() else {
+            break;
+        };
+        let Some(block) = machine.alloc(Order::REGION, Purpose::Expose) else {
+            let stocked = outputs.as_slice().chunks(size).take(regions);
+            give_back(machine, stocked.filter_map(<[_]>::first), Order::REGION);
+            return false;
+        };
+        first.stock(block);
+        regions = regions.wrapping_add(1);
+    }
+    outputs.be_regions(parts);
+    true
+}
+
+/// Give the blocks that are noted in `list` back to the heap.
+fn give_back<'a, M: Machine>(machine: &mut M, list: impl Iterator<Item = &'a Pair>, order: Order) {
+    for pair in list {
         machine.free(Block::from_allocator(pair.mfn(), order));
     }
 }
@@ -990,7 +1026,7 @@ mod tests {
         let given = gathered.in_order == Order::REGION;
 
         assert_eq!(given, ins.len() == 1);
-        (given, wanted.is_some())
+        (given, wanted)
     }
 
     #[test]
@@ -1023,7 +1059,7 @@ mod tests {
         // But one chunk is all or nothing.
         let one = pairs([512]);
         let (gathered, wanted) = request(0, 9, 512).gather(&mut region(), &one);
-        assert_eq!((gathered.in_order, wanted), (Order::REGION, None));
+        assert_eq!((gathered.in_order, wanted), (Order::REGION, false));
     }
 
     #[test]

@@ -212,16 +212,19 @@ impl Pairs {
         self.len = kept;
     }
 
-    /// Become the list of one gfn.
-    pub(crate) fn be_one(&mut self, gfn: Gfn) {
-        self.clear();
-        self.push(gfn, Mfn::INVALID);
-    }
+    /// Become the list of the regions whose parts it names, 2^`parts` for each: what
+    /// the first of them has behind it is what the region has.
+    pub(crate) fn be_regions(&mut self, parts: Order) {
+        let regions = parts.blocks_in(self.len);
 
-    /// The same, and `block` is what shall be behind it.
-    pub(crate) fn be_stocked(&mut self, gfn: Gfn, block: Block) {
-        self.clear();
-        self.push(gfn, block.into_list());
+        for i in 0..regions {
+            let first = self.items.get(parts.pages_in(i) as usize).copied();
+            if let (Some(part), Some(pair)) = (first, self.items.get_mut(i as usize)) {
+                *pair = part;
+                pair.gfn = part.gfn().region().start().0;
+            }
+        }
+        self.len = regions;
     }
 
     /// Forget all but the first `len` pairs.

@@ -99,16 +99,14 @@ pub fn make_room(d: &Domain, asks: &State, scratch: &mut Scratch, stop: u64) -> 
         }
     }
     let made = stock.fetch(&mut machine, Slots::ALL);
+    let spoilt = if made || machine.interrupted() {
+        u64::MAX
+    } else {
+        Order::REGION.blocks_in(block.0)
+    };
 
     stock.free(free);
-    SPOILT.store(
-        if made {
-            u64::MAX
-        } else {
-            Order::REGION.blocks_in(block.0)
-        },
-        Ordering::Relaxed,
-    );
+    SPOILT.store(spoilt, Ordering::Relaxed);
     asks.account.add(Counter::PagesCopied, moved);
     if made {
         asks.account.add(Counter::BlocksMade, 1);
