@@ -97,11 +97,18 @@ fn output(mut command: Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Instructions that one operation takes.
+/// Instructions that one operation takes. The same words and the same environment lie
+/// on its stack each time, wherever the program is: what is copied takes other
+/// instructions at another place.
 fn callgrind(program: &Path, name: &str) -> Result<u64> {
+    let folder = program.parent().context("a program is in a folder")?;
+    let file_name = program.file_name().context("a program has a name")?;
     let file = tempfile::NamedTempFile::new().context("a file for callgrind")?;
     let mut command = Command::new("valgrind");
     command
+        .env_clear()
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .current_dir(folder)
         .args([
             "--tool=callgrind",
             "--quiet",
@@ -109,7 +116,7 @@ fn callgrind(program: &Path, name: &str) -> Result<u64> {
             "--toggle-collect=*measured*",
         ])
         .arg(format!("--callgrind-out-file={}", file.path().display()))
-        .arg(program)
+        .arg(Path::new(".").join(file_name))
         .arg(name);
     output(command)?;
     let text = fs::read_to_string(file.path()).context("what callgrind has counted")?;
