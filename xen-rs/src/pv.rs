@@ -68,7 +68,8 @@ impl Paravirt for PvDomain<'_> {
 
     fn name_next(&mut self, block: Option<Mfn>, gpfn: u64) -> Option<Mfn> {
         let mfn = block.unwrap_or(Mfn::INVALID).0;
-        // SAFETY: as above.
+        // SAFETY: as above; and nobody owns it, so that nobody else can write the
+        // entry.
         valid(unsafe { ffi::xrs_pv_name_next(&self.lists, mfn, gpfn) })
     }
 
