@@ -13,8 +13,10 @@
 //! given and for which there is no such batch.
 //!
 //! Outputs are holes, or what is given itself in the same order, so that it makes no
-//! difference what is done first; and there is memory enough. What may come between
-//! otherwise is the matter of the other tests.
+//! difference what is done first; and there is memory enough, in blocks of 2 MB: what
+//! is given whole and asked for again is in pieces afterwards where it cannot be had
+//! whole, whoever does it. What may come between otherwise is the matter of the other
+//! tests.
 //!
 //! `OPTIMUM_OPS` sets how many operations are done on each machine, and
 //! `PROPTEST_RNG_SEED` which.
@@ -23,7 +25,6 @@ use arch::Format;
 use machine::heap::Policy;
 use machine::host::{Config, GFN_MAX, Host, Lists};
 use p2m::addr::{Gfn, Order, REGION_PAGES, Region};
-use p2m::machine::Errno;
 use std::collections::BTreeSet;
 
 /// SplitMix64: a script is the same for the same seed.
@@ -148,7 +149,17 @@ struct Tally {
     pages: u64,
     broken: u64,
     kept: u64,
-    in_pieces: u64,
+    plugged: u64,
+}
+
+/// Blocks of 2 MB for an exchange of so many pages. Each policy takes memory in runs,
+/// and a run of n pages ends at most n/512 + 2 blocks; once as pages, once as blocks.
+fn have_memory(host: &mut Host, pages: u64) -> u64 {
+    let wanted = 2 * (pages / REGION_PAGES) + 4;
+    let missing = wanted.saturating_sub(host.heap.free_blocks(Order::REGION));
+
+    host.heap.plug(missing);
+    missing
 }
 
 fn exchange(host: &mut Host, random: &mut Random, tally: &mut Tally) {
@@ -186,14 +197,10 @@ fn exchange(host: &mut Host, random: &mut Random, tally: &mut Tally) {
         regions.len() as u64
     };
     let touched = leaves(host);
+    tally.plugged += have_memory(host, pages.len() as u64);
     let before = host.splits;
     let lists = Lists::new(ins.clone(), outs);
     let result = host.exchange(in_order, out_order, lists, 0);
-    if result.1 == Err(Errno::Nomem) && out_order > 0 {
-        // The heap has come to be in pieces.
-        tally.in_pieces += 1;
-        return;
-    }
     assert_eq!(result, (ins.len() as u64, Ok(())));
     assert_eq!(
         host.splits - before,
@@ -271,11 +278,10 @@ fn no_leaf_is_broken_that_can_be_kept() {
         };
         let tally = play(config, seed + i as u64, ops);
         println!(
-            "optimum: {ops} operations: {} calls, {} pages, {} leaves broken, {} kept",
-            tally.calls, tally.pages, tally.broken, tally.kept
+            "optimum: {ops} operations: {} calls, {} pages, {} leaves broken, {} kept; {} blocks added",
+            tally.calls, tally.pages, tally.broken, tally.kept, tally.plugged
         );
         // A property of what never happens is worth nothing.
-        assert!(tally.broken > ops / 40 && tally.kept > ops / 40);
-        assert!(tally.in_pieces < ops / 40, "{} calls", tally.in_pieces);
+        assert!(tally.broken > ops / 50 && tally.kept > ops / 50);
     }
 }

@@ -82,7 +82,7 @@ fn parts(times: u64, seed: u64) -> Vec<Part> {
             name: "no leaf is broken that can be kept",
             command: test("machine", "optimum"),
             env: vec![
-                ("OPTIMUM_OPS", (34_000 * times).to_string()),
+                ("OPTIMUM_OPS", (100_000 * times).to_string()),
                 ("PROPTEST_RNG_SEED", seed.to_string()),
             ],
             // On each of three machines.
