@@ -44,6 +44,8 @@ pub struct Request<'a> {
     pub name: &'a str,
     pub guest: &'a str,
     pub machine: &'a Machine,
+    /// Memory that it has here, where that is not what it has for others.
+    pub memory_mib: Option<u64>,
     pub xen: Xen,
     /// Added to Xen's command line.
     pub words: String,
@@ -125,8 +127,12 @@ pub fn perform(
     let logs = place.logs(&request.title())?;
 
     let command_line = request.command_line();
+    let machine = Machine {
+        memory_mib: request.memory_mib.unwrap_or(request.machine.memory_mib),
+        ..request.machine.clone()
+    };
     let launch = emulator::by_name(&request.machine.emulator)?.launch(&Boot {
-        machine: request.machine,
+        machine: &machine,
         xen: &xen,
         guest: &guest,
         command_line: &command_line,

@@ -240,6 +240,7 @@ fn run(place: &Place, args: &RunArgs) -> Result<bool> {
         name: &name.to_string_lossy(),
         guest: scenario.map_or(&args.guest, |s| &s.guest),
         machine: tables.machine(&choice.machine)?,
+        memory_mib: scenario.and_then(|s| s.memory_mib),
         xen: choice.xen,
         words: joined(&words),
         limit: choice
@@ -377,6 +378,7 @@ fn show(place: &Place, target: &Target) -> Result<bool> {
         name: "demo",
         guest: &scenario.guest,
         machine: tables.machine(&choice.machine)?,
+        memory_mib: scenario.memory_mib,
         xen: choice.xen,
         words: joined(&words),
         limit: choice.limit.unwrap_or(scenario.limit()),

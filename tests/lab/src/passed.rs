@@ -154,6 +154,7 @@ mod tests {
                 name: "one",
                 guest: guest.to_str().unwrap(),
                 machine,
+                memory_mib: None,
                 xen: Xen::File(xen.clone()),
                 words: words.to_owned(),
                 limit: Duration::from_secs(1),

@@ -31,6 +31,7 @@ impl Case<'_> {
             name: &self.scenario.name,
             guest: &self.scenario.guest,
             machine: self.machine,
+            memory_mib: self.scenario.memory_mib,
             xen: Xen::Flavour(self.flavour.to_owned()),
             words: self.scenario.xen.clone(),
             limit: self.scenario.limit(),
@@ -43,10 +44,11 @@ impl Case<'_> {
     }
 }
 
-/// All cases of the tables, or those whose title (`test@machine@flavour`) matches.
+/// All cases of the tables but those that are apart, or all whose title (`test@machine@flavour`) matches.
 pub fn cases<'a>(tables: &'a Tables, filter: Option<&Regex>) -> Result<Vec<Case<'a>>> {
     let mut cases = vec![];
-    for scenario in &tables.scenarios {
+    let wanted = |scenario: &&Scenario| filter.is_some() || !scenario.apart;
+    for scenario in tables.scenarios.iter().filter(wanted) {
         for flavour in &scenario.flavours {
             for machine in &scenario.machines {
                 let machine = tables.machine(machine)?;
@@ -316,6 +318,7 @@ pub fn coverage(tables: &Tables, cases: &[Case<'_>], results: &[Done]) -> String
     table.set_header(std::iter::once("test".to_owned()).chain(numbers.map(|n| n.to_string())));
 
     let mut reasons = String::new();
+    let mut left = false;
     for scenario in &tables.scenarios {
         let mut line = vec![Cell::new(&scenario.name)];
         for machine in &tables.machines {
@@ -332,6 +335,7 @@ pub fn coverage(tables: &Tables, cases: &[Case<'_>], results: &[Done]) -> String
             } else if !here.is_empty() {
                 "pass"
             } else if scenario.machines.contains(&machine.name) {
+                left = true;
                 "left"
             } else {
                 ""
@@ -347,7 +351,7 @@ pub fn coverage(tables: &Tables, cases: &[Case<'_>], results: &[Done]) -> String
     for (n, machine) in (1..).zip(&tables.machines) {
         let _ = writeln!(text, "{n:3}  {}: {}", machine.name, machine.proves);
     }
-    if cases.len() < self::cases(tables, None).map_or(0, |all| all.len()) {
+    if left {
         text += "\nleft: not asked for in this run.\n";
     }
     text + "\nNot needed on the other machines, because\n" + &reasons

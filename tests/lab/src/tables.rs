@@ -77,6 +77,11 @@ pub struct Scenario {
     /// What it counts are costs, the same in each run: it is run twice, and they are compared.
     #[serde(default)]
     pub figures: bool,
+    /// Memory of the machine, where it has to have more than it has for others.
+    pub memory_mib: Option<u64>,
+    /// It takes long, and runs only if a filter names it (`make -f build.mk stress`).
+    #[serde(default)]
+    pub apart: bool,
     /// What it shows.
     pub shows: String,
 }

@@ -216,6 +216,32 @@ static void move(unsigned int a, unsigned int b, unsigned int nr,
     set_back(pages, 2 * nr);
 }
 
+/*
+ * Half of the pages of each of two regions, or all of one, get new frames, in no
+ * order, with one hypercall.
+ */
+static void replace(unsigned int a, unsigned int b)
+{
+    static unsigned int pages[CO_REGION_PAGES];
+    static unsigned long gfns[CO_REGION_PAGES];
+    unsigned int i;
+
+    for ( i = 0; i < CO_REGION_PAGES; i++ )
+    {
+        pages[i] = (i % 2 ? a : b) + i;
+        gfns[i] = gfn_of(pages[i]);
+    }
+
+    set_away(pages, CO_REGION_PAGES);
+    for ( i = 0; i < CO_REGION_PAGES; i++ )
+        memset(pfn_to_virt(gfns[i]), 0, PAGE_SIZE);
+    co_shuffle(gfns, CO_REGION_PAGES);
+    co_expect("pages exchanged",
+              co_exchange(gfns, CO_REGION_PAGES, 0, gfns, CO_REGION_PAGES, 0,
+                          NULL), 0);
+    set_back(pages, CO_REGION_PAGES);
+}
+
 static void break_two(unsigned int kind, unsigned int r1, unsigned int r2)
 {
     unsigned int a = r1 * CO_REGION_PAGES, b = r2 * CO_REGION_PAGES;
@@ -226,6 +252,8 @@ static void break_two(unsigned int kind, unsigned int r1, unsigned int r2)
     else if ( kind == 1 )
         move(a + co_rand() % CO_REGION_PAGES,
              b + co_rand() % CO_REGION_PAGES, 1, 1);
+    else if ( kind == 2 )
+        replace(a, co_rand() % 2 ? a : b);
     else
         move(a + 1, b + 1, CO_REGION_PAGES / 2, 2);
 }
@@ -342,7 +370,7 @@ void test_main(void)
         unsigned int r1 = co_rand() % nr_regions;
         unsigned int r2 = (r1 + 1 + co_rand() % (nr_regions - 1)) % nr_regions;
 
-        break_two(i % 3, r1, r2);
+        break_two(i % (moves ? 3 : 4), r1, r2);
         write_region(0, r1);
         write_region(0, r2);
         if ( moves )
@@ -350,7 +378,7 @@ void test_main(void)
             co_coalesce_one(regions[r1], CO_MODE_FULL);
             co_coalesce_one(regions[r2], CO_MODE_FULL);
             moved = count_moved();
-            if ( i % 64 == 0 )
+            if ( i % 256 == 0 )
                 printk("%lu regions were moved in %u rounds\n", moved, i + 1);
             continue;
         }
@@ -358,6 +386,9 @@ void test_main(void)
         if ( i % 4 == 0 )
             co_print_map("breaking", regions, nr_regions);
     }
+
+    if ( moves )
+        printk("@count moved %lu\n", moved);
 
     co_phase("healing");
     end = co_now() + limit;
