@@ -221,6 +221,20 @@ fn a_superpage_says_what_its_first_entry_said() {
     }
 }
 
+/// Bit 7 of a small entry means something else, or nothing: a superpage never becomes a
+/// pointer to a table, which the guest would write itself.
+#[test]
+fn a_superpage_is_a_leaf_whatever_bit_7_was() {
+    for (format, ram) in [(Format::Npt, NPT_RAM), (Format::Ept, EPT_RAM)] {
+        for first in [0, 1 << 7].map(|bit| Entry(0x600 << 12 | ram | bit)) {
+            for executable in [false, true] {
+                let whole = format.superpage(first, executable);
+                assert_eq!(leaf(format.decode(whole, 2)).frame, 0x600, "{format:?}");
+            }
+        }
+    }
+}
+
 /// Xen's own: bit 63 and type 6 (`p2m_populate_on_demand`), nothing else.
 #[test]
 fn the_mark_maps_nothing() {

@@ -183,6 +183,39 @@ mod tests {
         }
     }
 
+    /// Who loses the first match costs as much as that one, however many take part.
+    #[test]
+    fn matches_above_one_that_ends_as_before_are_not_played() {
+        use std::cell::Cell;
+
+        thread_local!(static PLACES: Cell<u32> = const { Cell::new(0) });
+        #[derive(Clone, Default)]
+        struct Counted(Place);
+        impl Entrant<0> for Counted {
+            fn place(&self) -> &Place {
+                PLACES.set(PLACES.get() + 1);
+                &self.0
+            }
+            fn place_mut(&mut self) -> &mut Place {
+                PLACES.set(PLACES.get() + 1);
+                &mut self.0
+            }
+        }
+        let mut all = vec![Counted::default(); 1024];
+        let mut places = |slot, unit| {
+            PLACES.set(0);
+            set::<0, _>(&mut all, slot, Due::at(unit));
+            PLACES.get()
+        };
+
+        // It wins all ten matches.
+        assert!(places(0, 5) >= 3 * 10);
+        for unit in [6, 8, 7] {
+            // It loses the first to its neighbour.
+            assert!(places(1, unit) <= 4);
+        }
+    }
+
     proptest! {
         /// Whatever the number of slots, and whatever is set.
         #[test]

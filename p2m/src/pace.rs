@@ -486,6 +486,29 @@ mod tests {
         assert_eq!(roster.next(184), Turn::Serve(1));
     }
 
+    /// Seats that are not more come back as they are; those who wait keep theirs.
+    #[test]
+    fn only_more_seats_are_moved_to() {
+        let mut roster = roster(3);
+
+        assert!(roster.alert(2));
+        for (seats, reach) in [(0, 3), (3, 3), (5, 5)] {
+            let new = vec![Seat::default(); seats];
+            let new_at = new.as_ptr();
+            let returned = roster.grow(new);
+            assert_eq!(returned.as_ptr() == new_at, seats <= 3);
+            assert_eq!((roster.reach(), roster.next(0)), (reach, Turn::Serve(2)));
+        }
+    }
+
+    #[test]
+    fn a_turn_is_over_when_all_of_it_is_spent() {
+        let credit = Credit::default().turn();
+
+        assert!(credit.spend(QUANTUM - LOOK - 1).has());
+        assert!(!credit.spend(QUANTUM - LOOK).has());
+    }
+
     #[test]
     fn no_alert_is_lost() {
         let alerts = Alerts::new();
@@ -533,6 +556,12 @@ mod tests {
         for odd in [none, all] {
             let sane = odd.clamped();
             assert_eq!(sane.clamped(), sane);
+            assert!((BUDGET_MIN..=BUDGET_MAX).contains(&sane.budget_us));
+            assert!((BATCH_MIN..=BATCH_MAX).contains(&sane.batch));
+            assert!((1..=COOLDOWN_MAX).contains(&sane.cooldown_ms));
+            assert!(sane.busy_share_percent <= SHARE_MAX && sane.room_pages <= ROOM_MAX);
+            // Any number of pages may be left to others.
+            assert_eq!(sane.watermark_pages, odd.watermark_pages);
             for t in [odd, sane] {
                 assert!(t.until(t.ledger_time(1000)) >= 1);
                 let _ = (t.rest_us(u64::MAX), t.may_take(u64::MAX, u64::MAX));
