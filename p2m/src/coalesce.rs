@@ -685,11 +685,13 @@ fn go<M: Machine>(
 impl Act {
     /// Take the frames from the heap that the next batch may need. Those that are
     /// not there are held by pages that have to make room, for which one spare
-    /// frame is enough.
+    /// frame is enough. It comes from elsewhere: whatever is free in the block is
+    /// taken first, or it might be some page's place.
     fn stock_up<M: Machine>(&mut self, machine: &mut M, scratch: &Scratch, batch: u64) {
         let wanted = scratch.astray().lowest(batch);
 
         if !self.stock.fetch(machine, wanted) && self.spare.is_none() {
+            self.stock.fetch(machine, scratch.astray());
             self.spare = machine.alloc(Order::PAGE, Purpose::Overwrite(self.stock.home()));
         }
     }

@@ -285,7 +285,10 @@ where
             });
             due::replay::<LATE, _>(&mut self.root, |old| old.late.due());
             self.wanted = self.wanted.wrapping_add(more);
-            self.beyond = 0;
+            // Something still higher may have been touched since the root was asked for.
+            if self.beyond < self.reach() {
+                self.beyond = 0;
+            }
         }
         root
     }
@@ -791,6 +794,25 @@ mod tests {
             surveyed.insert(gib);
         }
         assert!(surveyed.into_iter().eq(1..6) && b.next(0) == Next::Idle);
+    }
+
+    /// A root is made without the lock: what is touched meanwhile may lie above it.
+    #[test]
+    fn growing_forgets_no_event_that_is_higher_still() {
+        let mut b = book(1);
+
+        b.touch(Region(512 * 5), 0);
+        assert_eq!(b.next(0), Next::Grow(5));
+        b.touch(Region(512 * 9), 0);
+        b.grow((0..6).map(|_| Slot::default()).collect(), 0);
+        assert_eq!(b.next(0), Next::Grow(9));
+        b.grow((0..10).map(|_| Slot::default()).collect(), 0);
+        let mut surveyed = std::collections::BTreeSet::new();
+        while let Next::Survey(gib) = b.next(0) {
+            b.quiet(gib);
+            surveyed.insert(gib);
+        }
+        assert!(surveyed.into_iter().eq(1..10) && b.next(0) == Next::Idle);
     }
 
     /// A root that is not longer changes nothing: a longer one is wanted still, and then

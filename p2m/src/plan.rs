@@ -694,6 +694,63 @@ mod tests {
         })
     }
 
+    /// Those from `first` on, up to `end`.
+    fn row(first: u64, end: u64) -> Slots {
+        Slots::below(end).without(Slots::below(first))
+    }
+
+    #[test]
+    fn a_word_has_a_bit_for_each() {
+        assert_eq!(Slots::ALL.words(), [u64::MAX; 8]);
+        for slot in 0..512 {
+            let mut one = Slots::NONE;
+            one.insert(slot);
+            let words = one.words().iter().copied();
+            let expected = (0..8u64).map(|i| if i == slot / 64 { 1 << (slot % 64) } else { 0 });
+            assert!(words.eq(expected), "{slot}");
+        }
+    }
+
+    #[test]
+    fn the_largest_run_that_fits_is_taken() {
+        for first in 0..512u64 {
+            for end in first + 1..=512 {
+                let mut slots = row(first, end);
+                let (at, order) = slots.take_run().unwrap();
+                let fits = |order: Order| order.aligns(first) && first + order.pages() <= end;
+                assert!(at == first && fits(order), "{first}..{end}: {order:?}");
+                let larger = order < Order::REGION && fits(order.larger());
+                assert!(!larger, "{first}..{end}: {order:?}");
+                assert_eq!(slots, row(first + order.pages(), end));
+            }
+        }
+        // What comes after a gap does not count.
+        let mut slots = row(64, 320).without(row(200, 201));
+        assert_eq!(slots.take_run(), Some((64, Order::new(6).unwrap())));
+        assert_eq!(slots.take_run(), Some((128, Order::new(6).unwrap())));
+        assert_eq!(slots.take_run(), Some((192, Order::new(3).unwrap())));
+        assert_eq!(slots.take_run(), Some((201, Order::PAGE)));
+    }
+
+    #[test]
+    fn a_plan_is_full_when_it_has_as_many_copies_as_it_may_and_pages_as_it_can() {
+        let mut scratch = Scratch::new();
+        for i in 0..REGION_PAGES {
+            for (limit, most) in [(8, 8), (100, 100), (512, 512), (9999, 512)] {
+                assert_eq!(scratch.full(1, limit), i + 1 > most, "{i} of {limit}");
+                assert_eq!(scratch.full(2, limit), i + 2 > most, "{i} of {limit}");
+            }
+            scratch.moves.push(Mfn(i), Mfn(1024 + i));
+        }
+        assert!(scratch.full(1, 512));
+        scratch.moves.len = 0;
+        for i in 0..=REGION_PAGES {
+            assert_eq!(scratch.full(1, 512), i + 1 > 512, "{i} pages");
+            assert_eq!(scratch.full(2, 512), i + 2 > 512, "{i} pages");
+            scratch.frozen.push(Gfn(i), Mfn(i));
+        }
+    }
+
     proptest! {
         #[test]
         fn a_set_is_a_set(of in some(), other in some(), n in 0u64..600) {

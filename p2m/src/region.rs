@@ -343,6 +343,49 @@ mod tests {
         assert_eq!(judge(AT, view(&t), &mut scratch), State::Astray);
         assert_eq!(scratch.home(), Mfn(BASE));
         assert_eq!(scratch.astray().iter().collect::<Vec<_>>(), [511]);
+        // Nor are pages in a row for which no leaf could begin.
+        let t = table(|i| ram(BASE + 8 + i) & !(if i == 300 { 1 << 2 } else { 0 }));
+        assert_eq!(judge(AT, view(&t), &mut scratch), State::Astray);
+    }
+
+    /// In whatever order they stand in the table.
+    #[test]
+    fn it_aims_at_where_most_are_in_their_places() {
+        let blocks = [BASE, BASE + 512];
+        // How many of each block, and how far from their places.
+        let home = |[one, other]: [(u64, u64); 2], interleaved: bool| {
+            let all = one.0 + other.0;
+            let t = table(|slot| {
+                let nth = slot % all;
+                let first = if interleaved {
+                    nth * one.0 / all != (nth + 1) * one.0 / all
+                } else {
+                    nth < one.0
+                };
+                let (block, off) = if first {
+                    (blocks[0], one.1)
+                } else {
+                    (blocks[1], other.1)
+                };
+                ram(block + (slot + off) % 512)
+            });
+            let mut scratch = Scratch::default();
+            assert_eq!(judge(AT, view(&t), &mut scratch), State::Astray);
+            scratch.home().0
+        };
+
+        for interleaved in [false, true] {
+            // Most are in the one, or in the other, in their places or not.
+            for off in [0, 1] {
+                let home = |one, other| home([(one, off), (other, off)], interleaved);
+                assert_eq!(home(300, 212), blocks[0], "{interleaved} {off}");
+                assert_eq!(home(212, 300), blocks[1], "{interleaved} {off}");
+            }
+            // A few in their places are better than many that are not.
+            let home = |one, other| home([one, other], interleaved);
+            assert_eq!(home((100, 0), (412, 1)), blocks[0], "{interleaved}");
+            assert_eq!(home((412, 1), (100, 0)), blocks[1], "{interleaved}");
+        }
     }
 
     #[test]
@@ -430,6 +473,7 @@ mod tests {
                 (of_type(0, 4), Reason::Hole),
                 (of_type(0, arch::SW_TYPE_POD), Reason::MemType),
                 (of_type(ram, SW_TYPE_RAM_RO), Reason::MemType),
+                (of_type(ram, SW_TYPE_RAM_LOGDIRTY), Reason::LogDirty),
                 (ram | ept_recalc, Reason::Recalc),
                 (ram & !(7 << 3), Reason::Cacheability),
             ] {

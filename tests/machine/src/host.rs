@@ -1307,8 +1307,8 @@ impl Host {
                 }
                 Next::Survey(gib) => self.survey(gib),
                 Next::Grow(gib) => {
-                    // Nothing that is checked lies higher up.
-                    let root: Root = (0..=gib.min(1)).map(|_| ledger::Slot::default()).collect();
+                    let slots = 0..ledger::reach_for(gib);
+                    let root: Root = slots.map(|_| ledger::Slot::default()).collect();
                     self.book.grow(root, now);
                 }
                 Next::Again => {}

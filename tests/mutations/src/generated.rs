@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// Where the tests are that are tried.
-pub const TARGETS: [(&str, &str); 12] = [
+pub const TARGETS: [(&str, &str); 13] = [
     ("arch", "lib"),
     ("p2m", "lib"),
     ("machine", "lib"),
@@ -30,6 +30,7 @@ pub const TARGETS: [(&str, &str); 12] = [
     ("machine", "reasons"),
     ("machine", "losses"),
     ("machine", "details"),
+    ("machine", "edges"),
     ("machine", "faults"),
     ("machine", "properties"),
     ("machine", "large"),
