@@ -155,11 +155,20 @@ static void set_away(const unsigned int *pages, unsigned int nr)
     ACCESS_ONCE(epoch) = now;
 
     for ( i = 1; i < nr_lanes; i++ )
+    {
         while ( ACCESS_ONCE(seen[i]) != now && co_now() < end )
             hypercall_yield();
 
-    if ( co_now() >= end )
-        panic("A vCPU does not come round\n");
+        if ( ACCESS_ONCE(seen[i]) != now )
+        {
+            /* Where all CPUs are, what runs, and what every vCPU waits for. */
+            co_debug_key('d');
+            co_debug_key('r');
+            co_debug_key('q');
+            panic("vCPU %u does not come round: after %" PRIu64 " pages it has seen %u of %u\n",
+                  i, ACCESS_ONCE(lanes[i].pages), ACCESS_ONCE(seen[i]), now);
+        }
+    }
 }
 
 static void set_back(const unsigned int *pages, unsigned int nr)
