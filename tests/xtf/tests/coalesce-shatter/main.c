@@ -255,6 +255,7 @@ void test_main(void)
         return xtf_error("Error: %u whole regions of 2M are too few\n",
                          nr_regions);
     pages = pfn_to_virt(regions[--nr_regions]);
+    co_warm(regions, nr_regions);
 
     for ( r = 0; r < nr_regions; r++ )
         for ( i = 0; i < CO_REGION_PAGES; i++ )
