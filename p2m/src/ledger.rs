@@ -781,6 +781,17 @@ mod tests {
         assert_eq!(b.next(0), Next::Survey(5));
     }
 
+    /// Which GiB are to be surveyed; nothing is found in any.
+    fn surveyed(b: &mut Books) -> std::collections::BTreeSet<u64> {
+        let mut surveyed = std::collections::BTreeSet::new();
+
+        while let Next::Survey(gib) = b.next(0) {
+            b.quiet(gib);
+            surveyed.insert(gib);
+        }
+        surveyed
+    }
+
     #[test]
     fn growing_forgets_no_event() {
         let mut b = book(1);
@@ -788,12 +799,7 @@ mod tests {
         b.touch(Region(512 * 2), 0);
         b.touch(Region(512 * 5), 0);
         b.grow((0..6).map(|_| Slot::default()).collect(), 0);
-        let mut surveyed = std::collections::BTreeSet::new();
-        while let Next::Survey(gib) = b.next(0) {
-            b.quiet(gib);
-            surveyed.insert(gib);
-        }
-        assert!(surveyed.into_iter().eq(1..6) && b.next(0) == Next::Idle);
+        assert!(surveyed(&mut b).into_iter().eq(1..6) && b.next(0) == Next::Idle);
     }
 
     /// A root is made without the lock: what is touched meanwhile may lie above it.
@@ -808,12 +814,7 @@ mod tests {
             b.grow((0..6).map(|_| Slot::default()).collect(), 0);
             assert_eq!(b.next(0), Next::Grow(higher));
             b.grow((0..=higher).map(|_| Slot::default()).collect(), 0);
-            let mut surveyed = std::collections::BTreeSet::new();
-            while let Next::Survey(gib) = b.next(0) {
-                b.quiet(gib);
-                surveyed.insert(gib);
-            }
-            assert!(surveyed.into_iter().eq(1..=higher) && b.next(0) == Next::Idle);
+            assert!(surveyed(&mut b).into_iter().eq(1..=higher) && b.next(0) == Next::Idle);
         }
     }
 
