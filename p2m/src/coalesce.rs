@@ -7,10 +7,10 @@ use crate::addr::{Gfn, Mfn, Order, REGION_PAGES, Region};
 use crate::frames::{Frozen, List, Loss, Pair, Pending, Retired};
 use crate::ledger::Ledger;
 use crate::machine::{Block, Facts, Holder, Locked, Machine, Purpose};
-pub use crate::plan::Scratch;
-use crate::plan::{Slots, Stock, can_make_room};
+use crate::plan::{self, Slots, Stock, can_make_room};
 use crate::region::{State, gib_in_order, judge, unchanged};
 use crate::trace::{Event, Record};
+use zerocopy::{FromZeros, Immutable, KnownLayout};
 
 /// How far the coalescer may go (`coalesce=` on Xen's command line, or
 /// `XEN_DOMCTL_COALESCE_set_mode`).
@@ -103,6 +103,32 @@ enum Look {
     Go(Way),
 }
 
+/// Room for one act, about 42 KiB: it is memory and nothing else.
+#[derive(Debug, FromZeros, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Scratch {
+    /// For one batch.
+    pub plan: plan::Scratch,
+    /// The frames that the batches before it have left, if they may wait.
+    left: List,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Scratch {
+    /// Empty.
+    pub const fn new() -> Self {
+        Scratch {
+            plan: plan::Scratch::new(),
+            left: List::new(),
+        }
+    }
+}
+
 /// An act that was begun: what it has of the heap, and what it has done. One that is
 /// interrupted is kept, so that it goes on into the block in which it began, whoever
 /// takes memory meanwhile.
@@ -154,6 +180,10 @@ pub fn heal<M: Machine>(
     limits: Limits,
     now: u64,
 ) -> Outcome {
+    let Scratch {
+        plan: scratch,
+        left,
+    } = scratch;
     let mut gib = false;
     let begun = kept.take().and_then(|act| {
         if act.region == region {
@@ -187,12 +217,12 @@ pub fn heal<M: Machine>(
         }
         Look::Go(way) => {
             let act = begun.map_or_else(|| begin(machine, region, way), Ok);
-            let mut outcome = go(machine, scratch, kept, act, limits);
+            let mut outcome = go(machine, scratch, left, kept, act, limits);
             if let Outcome::Refused(reason) = outcome {
                 let other = second_way(&mut machine.lock(), scratch, region, way, reason);
                 if let Some(way) = other {
                     let act = begin(machine, region, way);
-                    outcome = go(machine, scratch, kept, act, limits);
+                    outcome = go(machine, scratch, left, kept, act, limits);
                 }
             }
             gib = note(&mut machine.lock(), region, outcome, now);
@@ -239,7 +269,7 @@ fn note<L: Locked>(locked: &mut L, region: Region, outcome: Outcome, now: u64) -
     false
 }
 
-fn state<L: Locked>(locked: &mut L, scratch: &mut Scratch, region: Region) -> State {
+fn state<L: Locked>(locked: &mut L, scratch: &mut plan::Scratch, region: Region) -> State {
     if let Some(reason) = unfit(locked.facts()) {
         return State::Not(reason);
     }
@@ -283,7 +313,7 @@ fn still<L: Locked>(locked: &mut L, list: &List, region: Region, which: &Slots) 
 
 fn look<L: Locked>(
     locked: &mut L,
-    scratch: &mut Scratch,
+    scratch: &mut plan::Scratch,
     region: Region,
     begun: Option<&Act>,
     limits: Limits,
@@ -377,7 +407,7 @@ const COST_MIGRATE: u64 = REGION_PAGES * 9;
 /// `limit` is not looked into.
 fn cost_to_complete<L: Locked>(
     locked: &mut L,
-    scratch: &Scratch,
+    scratch: &plan::Scratch,
     region: Region,
     limit: u64,
 ) -> Result<u64, Reason> {
@@ -412,7 +442,7 @@ fn cost_to_complete<L: Locked>(
 /// cannot move would end, as far as can be told now.
 fn way<L: Locked>(
     locked: &mut L,
-    scratch: &mut Scratch,
+    scratch: &mut plan::Scratch,
     region: Region,
 ) -> Result<(Way, u64), Reason> {
     let near = scratch.home();
@@ -465,7 +495,7 @@ fn anchor<L: Locked>(locked: &mut L, list: &List) -> Result<Option<(Mfn, Reason)
 /// way only: is there another?
 fn second_way<L: Locked>(
     locked: &mut L,
-    scratch: &mut Scratch,
+    scratch: &mut plan::Scratch,
     region: Region,
     first: Way,
     reason: Reason,
@@ -505,7 +535,11 @@ const BLOCKS_TRIED: usize = 4;
 /// No block is free. One in which pages of the region lie already, and besides them
 /// nothing but free pages and pages of this domain that can make room, is as
 /// good.
-fn make_block<L: Locked>(locked: &mut L, scratch: &mut Scratch, region: Region) -> Option<Mfn> {
+fn make_block<L: Locked>(
+    locked: &mut L,
+    scratch: &mut plan::Scratch,
+    region: Region,
+) -> Option<Mfn> {
     let home = scratch.home();
     let cost = cost_to_complete(locked, scratch, region, u64::MAX);
     let limit = cost.unwrap_or(u64::MAX);
@@ -521,7 +555,7 @@ fn make_block<L: Locked>(locked: &mut L, scratch: &mut Scratch, region: Region) 
 /// aimed at: the one to complete which costs least, and less than `limit`.
 fn cheapest<L: Locked>(
     locked: &mut L,
-    scratch: &mut Scratch,
+    scratch: &mut plan::Scratch,
     region: Region,
     limit: u64,
     such: impl Fn(&Pair) -> bool,
@@ -601,10 +635,11 @@ fn begin<M: Machine>(machine: &mut M, region: Region, way: Way) -> Result<Act, R
 
 /// Carry out `act` to the end, batch by batch. After each, what was moved is the
 /// domain's like any other page, and the rest may wait for another time: then the
-/// act is put into `kept`.
+/// act is put into `kept`. In `left` is room for the frames that they leave.
 fn go<M: Machine>(
     machine: &mut M,
-    scratch: &mut Scratch,
+    scratch: &mut plan::Scratch,
+    left: &mut List,
     kept: &mut Option<Act>,
     act: Result<Act, Reason>,
     limits: Limits,
@@ -625,6 +660,7 @@ fn go<M: Machine>(
     }
     act.sums = Sums::default();
     let mut outcome = Outcome::Refused(Reason::Vanished);
+    let mut left = Retired::none(left);
 
     // Each batch that does anything puts a page in its place, so this is enough;
     // who interferes for so long is left alone.
@@ -632,7 +668,12 @@ fn go<M: Machine>(
         act.stock_up(machine, scratch, limits.batch());
         match step(machine, scratch, &mut act, limits.batch()) {
             Batch::Moved { retired, whole } => {
-                retired.free(machine, Order::PAGE);
+                match act.way {
+                    // One of them may be the place of a page of the next batch.
+                    Way::Complete { .. } => retired.free(machine, Order::PAGE),
+                    // All together they cost the heap less.
+                    Way::Migrate { .. } => left.join(machine, retired),
+                }
                 if whole {
                     outcome = done;
                     break;
@@ -656,6 +697,7 @@ fn go<M: Machine>(
             break;
         }
     }
+    left.free(machine, Order::PAGE);
     let (copied, astray, longest) = (act.sums.copied, act.sums.astray, act.sums.longest);
 
     if outcome == Outcome::Refused(Reason::Interrupted) {
@@ -687,7 +729,7 @@ impl Act {
     /// not there are held by pages that have to make room, for which one spare
     /// frame is enough. It comes from elsewhere: whatever is free in the block is
     /// taken first, or it might be some page's place.
-    fn stock_up<M: Machine>(&mut self, machine: &mut M, scratch: &Scratch, batch: u64) {
+    fn stock_up<M: Machine>(&mut self, machine: &mut M, scratch: &plan::Scratch, batch: u64) {
         let wanted = scratch.astray().lowest(batch);
 
         if !self.stock.fetch(machine, wanted) && self.spare.is_none() {
@@ -700,7 +742,7 @@ impl Act {
 /// Whose entries the next batch has to do with: those of the pages that move, if all of them
 /// go to places that are ours; and all of them before they become one leaf.
 #[inline(never)]
-fn concerned(scratch: &Scratch, stock: &Stock, most: u64) -> Slots {
+fn concerned(scratch: &plan::Scratch, stock: &Stock, most: u64) -> Slots {
     let next = scratch.astray().lowest(most);
     let last = scratch.astray().without(next).is_empty();
 
@@ -714,7 +756,7 @@ fn concerned(scratch: &Scratch, stock: &Stock, most: u64) -> Slots {
 /// One batch of up to so many copies.
 fn step<'l, M: Machine>(
     machine: &mut M,
-    scratch: &'l mut Scratch,
+    scratch: &'l mut plan::Scratch,
     act: &mut Act,
     most: u64,
 ) -> Batch<'l, M::Loss> {
@@ -736,7 +778,7 @@ fn step<'l, M: Machine>(
 #[inline(never)]
 fn batch<'l, L: Locked>(
     locked: &mut L,
-    scratch: &'l mut Scratch,
+    scratch: &'l mut plan::Scratch,
     act: &mut Act,
     most: u64,
 ) -> (Batch<'l, L::Loss>, u64) {

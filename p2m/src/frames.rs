@@ -242,9 +242,9 @@ impl Pairs {
         self.len
     }
 
-    /// One more can be added.
-    fn has_room(&self) -> bool {
-        self.items.get(self.len as usize).is_some()
+    /// How many can be added.
+    fn room(&self) -> u64 {
+        (self.items.len() as u64).saturating_sub(self.len)
     }
 
     /// There are none.
@@ -356,7 +356,7 @@ impl<'l, X: Loss> Frozen<'l, X> {
         L: Locked<Loss = X>,
     {
         match &mut self.list {
-            Some(list) if list.has_room() => {
+            Some(list) if list.room() > 0 => {
                 locked.freeze(gfn, mfn)?;
                 list.push(gfn, mfn);
                 Ok(())
@@ -442,28 +442,55 @@ pub struct Retired<'l, X: Loss> {
     loss: PhantomData<fn(X)>,
 }
 
-impl<X: Loss> Retired<'_, X> {
+impl<'l, X: Loss> Retired<'l, X> {
+    /// No frame yet; `list` is cleared.
+    pub fn none(list: &'l mut Pairs) -> Self {
+        list.clear();
+        Retired {
+            list: Some(list),
+            loss: PhantomData,
+        }
+    }
+
+    /// Wait for `others`, to be freed with them; if there is no room for so many,
+    /// these are freed now.
+    pub fn join<M: Machine<Loss = X>>(&mut self, machine: &mut M, mut others: Retired<'_, X>) {
+        let (Some(list), Some(more)) = (&mut self.list, others.list.take()) else {
+            return;
+        };
+
+        if list.room() < more.len() {
+            free(machine, list.as_slice(), Order::PAGE);
+            list.clear();
+        }
+        list.append(more.as_slice());
+    }
+
     /// Give them to the heap, in blocks of up to `order` where frames stand in the
     /// list in order and aligned.
     pub fn free<M: Machine<Loss = X>>(mut self, machine: &mut M, order: Order) {
-        let Some(list) = self.list.take() else {
-            return;
-        };
-        let mut rest = list.as_slice();
+        if let Some(list) = self.list.take() {
+            free(machine, list.as_slice(), order);
+        }
+    }
+}
 
-        while !rest.is_empty() {
-            let (pages, others) = singles(rest, order);
+/// What [`Retired::free`] does.
+fn free<M: Machine>(machine: &mut M, list: &[Pair], order: Order) {
+    let mut rest = list;
 
-            for some in pages.chunks(REGION_PAGES as usize) {
-                machine.free_retired_pages(some);
-            }
-            rest = others;
-            if let Some(first) = rest.first() {
-                let block = block(rest, order);
+    while !rest.is_empty() {
+        let (pages, others) = singles(rest, order);
 
-                machine.free_retired(first.mfn(), block);
-                rest = rest.get(block.pages() as usize..).unwrap_or(&[]);
-            }
+        for some in pages.chunks(REGION_PAGES as usize) {
+            machine.free_retired_pages(some);
+        }
+        rest = others;
+        if let Some(first) = rest.first() {
+            let block = block(rest, order);
+
+            machine.free_retired(first.mfn(), block);
+            rest = rest.get(block.pages() as usize..).unwrap_or(&[]);
         }
     }
 }
@@ -567,9 +594,9 @@ mod tests {
         assert!(List::new().is_empty());
         assert!(!list([7]).is_empty());
         let mut full = list(0..REGION_PAGES);
-        assert!(!full.has_room() && !full.push(Gfn(0), Mfn(0)));
+        assert!(full.room() == 0 && !full.push(Gfn(0), Mfn(0)));
         full.truncate(REGION_PAGES - 1);
-        assert!(full.has_room());
+        assert_eq!(full.room(), 1);
     }
 
     #[test]

@@ -239,7 +239,7 @@ pub struct Book<R> {
     queued: u64,
     /// Slots that are wanted.
     wanted: u64,
-    /// The largest GiB that an event wanted and that the root does not reach.
+    /// The largest GiB that an event wanted and that the root did not reach.
     beyond: u64,
 }
 
@@ -285,10 +285,6 @@ where
             });
             due::replay::<LATE, _>(&mut self.root, |old| old.late.due());
             self.wanted = self.wanted.wrapping_add(more);
-            // Something still higher may have been touched since the root was asked for.
-            if self.beyond < self.reach() {
-                self.beyond = 0;
-            }
         }
         root
     }

@@ -339,7 +339,7 @@ impl Moves {
 /// A page of the region is parked in the spare block.
 const IN_BLOCK: u16 = u16::MAX;
 
-/// Room for one act on one region, about 34 KiB: it is memory and nothing else.
+/// Room for one batch of one region, about 34 KiB: it is memory and nothing else.
 #[derive(Debug, FromZeros, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Scratch {
@@ -652,7 +652,7 @@ impl Scratch {
             if from.align(Order::REGION) != home {
                 return Some(left);
             }
-            if left.index.is_none() || self.frame(next) == from || self.full(1, limit) {
+            if left.index.is_none() || self.full(1, limit) {
                 return None;
             }
             plan.take(left);

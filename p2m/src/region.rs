@@ -182,14 +182,14 @@ fn majority(list: &List) -> Mfn {
 
     for pair in list.as_slice() {
         let block = pair.mfn().align(Order::REGION);
-        if votes == 0 {
-            home = block;
-        }
-        votes = if home == block {
-            votes.wrapping_add(1)
+
+        if home == block {
+            votes = votes.wrapping_add(1);
+        } else if votes > 0 {
+            votes = votes.wrapping_sub(1);
         } else {
-            votes.wrapping_sub(1)
-        };
+            (home, votes) = (block, 1);
+        }
     }
     home
 }

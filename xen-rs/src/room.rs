@@ -6,9 +6,9 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use p2m::account::Counter;
 use p2m::addr::{Mfn, Order, REGION_PAGES};
-use p2m::coalesce::{Mode, Scratch};
+use p2m::coalesce::Mode;
 use p2m::machine::Machine;
-use p2m::plan::{Slots, Stock};
+use p2m::plan::{Scratch, Slots, Stock};
 use p2m::room::{Tenant, cheapest, vacate};
 
 use crate::domain::{State, XenDomain, free, page, state, tenant, tunables};

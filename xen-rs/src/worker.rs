@@ -271,7 +271,9 @@ fn serve(domid: u32, bench: &mut Bench, stop: u64) -> Step {
             let outcome = heal(&mut machine, scratch, &mut kept, region, limits, now);
 
             // If a block is emptied for it, it is for this region.
-            if outcome == Outcome::Refused(Reason::NoMemory) && make_room(d, state, scratch, stop) {
+            if outcome == Outcome::Refused(Reason::NoMemory)
+                && make_room(d, state, &mut scratch.plan, stop)
+            {
                 heal(&mut machine, scratch, &mut kept, region, limits, now);
             }
             bench.kept = kept.map(|act| (domid, act));

@@ -1361,7 +1361,7 @@ impl Host {
         let mut bench = std::mem::take(&mut self.bench);
         let mut stock = Stock::none(block);
         let batch = self.batch;
-        let moved = room::vacate(self, &mut bench.0, &mut stock, batch, limit);
+        let moved = room::vacate(self, &mut bench.0.plan, &mut stock, batch, limit);
         let empty = stock.slots() == Slots::ALL;
 
         self.bench = bench;

@@ -11,7 +11,7 @@ use p2m::coalesce::{self, Limits, Mode, Scratch, books_balance};
 use p2m::ledger::Ledger;
 use p2m::machine::Machine;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 const REGION: Region = Region(1);
 
@@ -42,6 +42,18 @@ fn trade(host: &mut Host, slots: std::ops::Range<u64>, other: u64, shift: u64) {
         let with = Region(other).start().add((slot + shift) % REGION_PAGES);
         assert!(host.swap(page(slot), with));
     }
+}
+
+/// No block holds many pages of the second region: it is best to migrate it.
+fn scattered() -> Host {
+    let mut host = regions(8, Policy::Lowest);
+
+    trade(&mut host, 0..100, 2, 1);
+    trade(&mut host, 100..200, 3, 1);
+    trade(&mut host, 200..300, 4, 1);
+    trade(&mut host, 300..400, 5, 1);
+    trade(&mut host, 400..511, 6, 1);
+    host
 }
 
 /// The page comes to lie in another block (the policy is not the lowest), and the frame
@@ -228,12 +240,7 @@ fn the_spare_frame_is_nobodys_place() {
 #[test]
 fn who_is_pinned_meanwhile_decides_where_the_others_go() {
     // To another block, for there is none that holds many of them.
-    let mut scattered = regions(8, Policy::Lowest);
-    trade(&mut scattered, 0..100, 2, 0);
-    trade(&mut scattered, 100..200, 3, 1);
-    trade(&mut scattered, 200..300, 4, 1);
-    trade(&mut scattered, 300..400, 5, 1);
-    trade(&mut scattered, 400..511, 6, 1);
+    let mut scattered = scattered();
     trade(&mut scattered, 511..512, 7, 0);
     // To the block in which most of them lie.
     let mut gathered = regions(3, Policy::Lowest);
@@ -260,6 +267,79 @@ fn who_is_pinned_meanwhile_decides_where_the_others_go() {
             host.unpin_all();
             host.finish();
         }
+    }
+}
+
+/// Heal the second region in batches of 8: how it went, and the most frames that were
+/// left but not free while the lock was.
+fn left_at_most(host: &mut Host) -> ((Outcome, u64), usize) {
+    let most = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&most);
+
+    host.batch = 8;
+    host.between = Some(Arc::new(move |host: &mut Host| {
+        if !host.is_locked() {
+            let all = (0..host.heap.len()).map(Mfn);
+            let left = all.filter(|&mfn| host.heap.at(mfn).is_frozen()).count();
+            seen.fetch_max(left, Relaxed);
+        }
+    }));
+    (heal(host), most.load(Relaxed))
+}
+
+/// What a migration leaves is freed in one go when it ends, however it ends; what
+/// others leave is freed at once, for the next batch may want it.
+#[test]
+fn frames_that_a_migration_leaves_are_freed_together() {
+    let whole = scattered();
+    let mut host = whole.clone();
+    let migrated = (Outcome::Migrated, REGION_PAGES);
+    assert_eq!(left_at_most(&mut host), (migrated, 512));
+    host.finish();
+
+    let mut host = whole.clone();
+    host.preempt_every = 20;
+    let interrupted = (Outcome::Refused(Reason::Interrupted), 160);
+    assert_eq!(left_at_most(&mut host), (interrupted, 160));
+    host.check();
+    assert!((0..host.heap.len()).all(|mfn| !host.heap.at(Mfn(mfn)).is_frozen()));
+    host.finish();
+
+    let mut host = regions(2, Policy::Highest);
+    for slot in 0..24 {
+        displace(&mut host, slot);
+    }
+    assert_eq!(left_at_most(&mut host), ((Outcome::Completed, 24), 8));
+    host.finish();
+}
+
+/// A page that is renewed when it has come to its place has to move again: that makes
+/// more frames than there is room for.
+#[test]
+fn a_migration_may_leave_more_frames_than_a_region_has() {
+    let whole = scattered();
+
+    for (moved, renewed) in [(0, 1), (100, 8), (400, 30), (503, 500)] {
+        let mut host = whole.clone();
+        let done = AtomicBool::new(false);
+
+        host.batch = 8;
+        host.between = Some(Arc::new(move |host: &mut Host| {
+            let frame = host.mfn(page(moved)).filter(|_| !host.is_locked());
+            let there = frame.is_some_and(|mfn| mfn.slot() == moved);
+            if there && !done.swap(true, Relaxed) {
+                host.heap.policy = Policy::Highest;
+                for slot in 0..renewed {
+                    displace(host, slot);
+                }
+            }
+        }));
+        let (outcome, copied) = heal(&mut host);
+        assert_eq!(outcome, Outcome::Migrated, "{moved}");
+        assert!(copied > REGION_PAGES, "{moved}: {copied}");
+        host.check();
+        assert!((0..host.heap.len()).all(|mfn| !host.heap.at(Mfn(mfn)).is_frozen()));
+        host.finish();
     }
 }
 
