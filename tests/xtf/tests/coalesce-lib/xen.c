@@ -487,6 +487,10 @@ unsigned int co_host_cpus(void)
     return op.u.physinfo.nr_cpus;
 }
 
+/*
+ * By vCPU 0's clock. Another vCPU may read it with a TSC that is a little behind
+ * the one with which Xen has just set it.
+ */
 uint64_t co_now(void)
 {
     const volatile struct vcpu_time_info *t = &shared_info.vcpu_info[0].time;
@@ -502,6 +506,8 @@ uint64_t co_now(void)
 
         __asm__ __volatile__ ( "lfence; rdtsc" : "=a" (lo), "=d" (hi) );
         delta = (lo | ((uint64_t)hi << 32)) - t->tsc_timestamp;
+        if ( (int64_t)delta < 0 )
+            delta = 0;
         if ( t->tsc_shift < 0 )
             delta >>= -t->tsc_shift;
         else
