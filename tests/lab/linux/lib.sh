@@ -303,7 +303,11 @@ look()
     # H_CR3 is printed with each VMCB.
     xl debug-keys v
     say "@look $2 $id"
-    read -r word <&9
+    # (Empty lines are there to wake the machine up.)
+    word=
+    until [ -n "$word" ]; do
+        read -r word <&9 || break
+    done
     ! ours || inside mode "$id" "$mode" || die "look $2: the mode of $1"
     xl unpause "$1"
     [ "$word" = ok ] || die "look $2: the host says $word"

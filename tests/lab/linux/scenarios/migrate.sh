@@ -13,7 +13,7 @@ while [ $time -le "$TIMES" ]; do
     usleep $((RANDOM_NUMBER * 1000))
     xl migrate -s '' one 'xl migrate-receive' >/tmp/migrate.log 2>&1 || { cat /tmp/migrate.log; die "xl migrate"; }
     must one kept
-    # Linux loses some each time, on any Xen: with 112 MiB it had none left after twelve.
+    # Linux loses about 1 MiB each time, on any Xen: of 112 MiB nothing was left after twelve.
     say "= migrated $time times: $(must one "awk '/MemAvailable/ { print \$2 }' /proc/meminfo") KiB available"
     time=$((time + 1))
 done

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use regex::Regex;
@@ -395,11 +396,21 @@ pub fn play(
         .limit
         .unwrap_or(request.scenario.limit(request.long));
     let monitor = Arc::new(Mutex::new(monitor));
-    let watchdog = Watchdog::start(limit, file("registers.txt"), Arc::clone(&monitor));
+    let control = Arc::new(Mutex::new(control));
+    let heard = Arc::new(AtomicBool::new(true));
+    let watchdog = Watchdog {
+        limit,
+        file: file("registers.txt"),
+        monitor: Arc::clone(&monitor),
+        control: Arc::clone(&control),
+        heard: Arc::clone(&heard),
+    }
+    .start();
     let mut watcher = Watcher {
         ram: &ram,
         monitor,
         control,
+        heard,
         domain: None,
         roots: BTreeMap::new(),
         looks: vec![],
@@ -418,13 +429,17 @@ pub fn play(
             on_line(line);
         },
     )?;
-    watchdog.end();
+    let nudges = watchdog.end();
     fs::remove_file(&image)?;
 
     let Watcher { looks, faults, .. } = watcher;
     let mut story = Story::new(&outcome.lines, looks, outcome.wall);
     story.faults.extend(faults);
     story.exchanges = entered(&steals, steal_page);
+    if nudges > 0 {
+        let said = format!("= {nudges} times nothing was heard for a minute");
+        story.facts.said.push(said);
+    }
     // QEMU notes other things too, by the hundred megabytes.
     let _ = fs::remove_file(&steals);
     match unpack(&results, &file("results")) {
@@ -499,46 +514,85 @@ static ROOT: LazyLock<Regex> =
 static LOOK: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"^@look (\S+) (\d+)$").expect("a constant"));
 
-fn lock(monitor: &Mutex<Monitor>) -> MutexGuard<'_, Monitor> {
-    monitor.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How long before its end a run that does not come to one is looked at.
 const LAST_LOOK: Duration = Duration::from_secs(3);
 
-/// Writes down where the processors are when a run is about to be ended for its time.
+/// For how long nothing is heard of a machine before it gets an interrupt.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// Looks after a run that gives no sign of life.
+///
+/// QEMU 7.2 loses an interrupt now and then, the more often the busier its host is: where SVM's
+/// interception ends or begins a guest it clears one bit of `interrupt_request` without its lock, and with it
+/// what the thread that has the timers sets at that moment. The processor then halts, with the interrupt of
+/// its timer pending in its APIC, until any other comes. An empty line on the control channel is one.
 struct Watchdog {
-    end: mpsc::Sender<()>,
-    thread: JoinHandle<()>,
+    limit: Duration,
+    /// Where the processors are, when a run is about to be ended for its time.
+    file: PathBuf,
+    monitor: Arc<Mutex<Monitor>>,
+    control: Arc<Mutex<Channel>>,
+    heard: Arc<AtomicBool>,
 }
 
 impl Watchdog {
-    fn start(limit: Duration, file: PathBuf, monitor: Arc<Mutex<Monitor>>) -> Watchdog {
+    fn start(self) -> Watching {
         let (end, ended) = mpsc::channel();
-        let thread = std::thread::spawn(move || {
-            let mut wait = limit.saturating_sub(LAST_LOOK);
-            let mut text = String::new();
-            for _ in 0..5 {
-                // Only silence means that the run goes on.
-                if ended.recv_timeout(wait) != Err(RecvTimeoutError::Timeout) {
-                    return;
-                }
-                match lock(&monitor).registers() {
-                    Ok(registers) => text += &format!("{registers}\n"),
-                    Err(error) => text += &format!("{error:#}\n"),
-                }
-                // What cannot be written is not missed more than the run is.
-                let _ = fs::write(&file, &text);
-                wait = LAST_LOOK / 10;
-            }
-        });
-        Watchdog { end, thread }
+        let thread = std::thread::spawn(move || self.watch(&ended));
+        Watching { end, thread }
     }
 
-    fn end(self) {
+    /// How often nothing was heard for so long.
+    fn watch(&self, ended: &mpsc::Receiver<()>) -> usize {
+        // Only silence means that the run goes on.
+        let goes_on = |wait| ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout);
+        let start = Instant::now();
+        let mut nudges = 0;
+        loop {
+            let left = (self.limit.saturating_sub(LAST_LOOK)).saturating_sub(start.elapsed());
+            if !goes_on(left.min(SILENCE)) {
+                return nudges;
+            }
+            if left <= SILENCE {
+                break;
+            }
+            if !self.heard.swap(false, Relaxed) {
+                // Who does not listen is not helped.
+                let _ = lock(&self.control).say("");
+                nudges += 1;
+            }
+        }
+        let mut text = String::new();
+        for _ in 0..5 {
+            match lock(&self.monitor).registers() {
+                Ok(registers) => text += &format!("{registers}\n"),
+                Err(error) => text += &format!("{error:#}\n"),
+            }
+            // What cannot be written is not missed more than the run is.
+            let _ = fs::write(&self.file, &text);
+            if !goes_on(LAST_LOOK / 10) {
+                break;
+            }
+        }
+        nudges
+    }
+}
+
+/// A watchdog at work.
+struct Watching {
+    end: mpsc::Sender<()>,
+    thread: JoinHandle<usize>,
+}
+
+impl Watching {
+    fn end(self) -> usize {
         drop(self.end);
         // It panicked, if anything: then there are no registers to read.
-        let _ = self.thread.join();
+        self.thread.join().unwrap_or(0)
     }
 }
 
@@ -546,7 +600,9 @@ impl Watchdog {
 struct Watcher<'a> {
     ram: &'a Ram,
     monitor: Arc<Mutex<Monitor>>,
-    control: Channel,
+    control: Arc<Mutex<Channel>>,
+    /// A line came since the watchdog asked.
+    heard: Arc<AtomicBool>,
     /// The domain of which Xen is printing the VMCBs.
     domain: Option<u16>,
     /// Where each domain's nested page table is.
@@ -557,6 +613,7 @@ struct Watcher<'a> {
 
 impl Watcher<'_> {
     fn take(&mut self, line: &Line) {
+        self.heard.store(true, Relaxed);
         if line.from_xen() {
             if let Some(found) = DOMAIN.captures(&line.text) {
                 self.domain = found[1].parse().ok();
@@ -575,7 +632,8 @@ impl Watcher<'_> {
                     "error"
                 }
             };
-            if let Err(error) = self.control.say(answer) {
+            let said = lock(&self.control).say(answer);
+            if let Err(error) = said {
                 self.faults.push(format!("look {tag}: {error:#}"));
             }
         }
