@@ -101,7 +101,8 @@ END
     answers "$name"
 }
 
-# test_guest NAME TEST MIB [WORDS]: starts one of the test guests (tests/xtf), and does not wait.
+# test_guest NAME TEST MIB [WORDS [-p]]: starts one of the test guests (tests/xtf), or with -p has it wait, and
+# does not wait for it.
 test_guest()
 {
     cat >"/tmp/$1.cfg" <<END
@@ -112,7 +113,8 @@ cmdline = "$4"
 memory = $3
 on_crash = "destroy"
 END
-    xl create -q "/tmp/$1.cfg" >/tmp/create.log 2>&1 || { cat /tmp/create.log; die "xl create $1"; }
+    # shellcheck disable=SC2086 # a word or none
+    xl create -q $5 "/tmp/$1.cfg" >/tmp/create.log 2>&1 || { cat /tmp/create.log; die "xl create $1"; }
 }
 
 # domid NAME

@@ -21,8 +21,7 @@ filler=0
 while [ $free -gt $((MIB + 12)) ]; do
     size=$((free - MIB - 7))
     [ $size -le 512 ] || size=512
-    test_guest filler$filler coalesce-exchange $size "wait"
-    xl pause filler$filler
+    test_guest filler$filler coalesce-exchange $size "" -p
     filler=$((filler + 1))
     free=$(($(free_pages) / 256))
 done
