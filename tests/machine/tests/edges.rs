@@ -270,6 +270,12 @@ fn who_is_pinned_meanwhile_decides_where_the_others_go() {
     }
 }
 
+/// Frames that nobody can get a reference to and that are not free.
+fn frozen(host: &Host) -> usize {
+    let all = (0..host.heap.len()).map(Mfn);
+    all.filter(|&mfn| host.heap.at(mfn).is_frozen()).count()
+}
+
 /// Heal the second region in batches of 8: how it went, and the most frames that were
 /// left but not free while the lock was.
 fn left_at_most(host: &mut Host) -> ((Outcome, u64), usize) {
@@ -279,9 +285,7 @@ fn left_at_most(host: &mut Host) -> ((Outcome, u64), usize) {
     host.batch = 8;
     host.between = Some(Arc::new(move |host: &mut Host| {
         if !host.is_locked() {
-            let all = (0..host.heap.len()).map(Mfn);
-            let left = all.filter(|&mfn| host.heap.at(mfn).is_frozen()).count();
-            seen.fetch_max(left, Relaxed);
+            seen.fetch_max(frozen(host), Relaxed);
         }
     }));
     (heal(host), most.load(Relaxed))
@@ -302,7 +306,7 @@ fn frames_that_a_migration_leaves_are_freed_together() {
     let interrupted = (Outcome::Refused(Reason::Interrupted), 160);
     assert_eq!(left_at_most(&mut host), (interrupted, 160));
     host.check();
-    assert!((0..host.heap.len()).all(|mfn| !host.heap.at(Mfn(mfn)).is_frozen()));
+    assert_eq!(frozen(&host), 0);
     host.finish();
 
     let mut host = regions(2, Policy::Highest);
@@ -338,7 +342,7 @@ fn a_migration_may_leave_more_frames_than_a_region_has() {
         assert_eq!(outcome, Outcome::Migrated, "{moved}");
         assert!(copied > REGION_PAGES, "{moved}: {copied}");
         host.check();
-        assert!((0..host.heap.len()).all(|mfn| !host.heap.at(Mfn(mfn)).is_frozen()));
+        assert_eq!(frozen(&host), 0);
         host.finish();
     }
 }
