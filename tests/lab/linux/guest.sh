@@ -16,21 +16,25 @@ kept()
     [ "$(sha1sum </mem/data)" = "$kept" ]
 }
 
-# busy: reads and writes the disk, and talks to the control domain, until told otherwise. Xen heals
-# in idle time, and an emulated processor would have none left if this took what it can get.
+# busy [REST]: reads and writes the disk, and talks to the control domain, until told otherwise. Xen heals
+# in idle time, and an emulated processor would have none left if this took what it can get: it rests
+# for so many microseconds after each half MiB.
 busy()
 {
+    rest=${1:-300000}
     rm -f /run/idle
     (
         n=0
+        dd if=/dev/urandom of=/tmp/block bs=64k count=8 2>/dev/null
         while [ ! -e /run/idle ]; do
-            dd if=/dev/urandom of=/tmp/block bs=64k count=8 2>/dev/null
+            # One new piece of eight: random numbers are what takes the most time.
+            dd if=/dev/urandom of=/tmp/block bs=64k seek=$((n % 8)) count=1 conv=notrunc 2>/dev/null
             dd if=/tmp/block of=/dev/xvda bs=64k seek=$((n % 12 * 8)) count=8 oflag=direct conv=notrunc 2>/dev/null &&
                 dd if=/dev/xvda bs=64k skip=$((n % 12 * 8)) count=8 iflag=direct 2>/dev/null | cmp - /tmp/block ||
                 echo "disk: wrong or failed at $n" >>/run/wrong
             n=$((n + 1))
             echo $n >/run/disk
-            usleep 300000
+            usleep "$rest"
         done
     ) >/dev/null 2>&1 &
     busy=$!

@@ -116,7 +116,6 @@ fn an_act_that_was_interrupted_holds_what_is_nobodys() {
     // Three places, and the spare frame.
     assert_eq!(held.len(), 4);
     act.abandon(|block| host.free(block));
-    host.check();
     host.finish();
 }
 
@@ -144,7 +143,6 @@ fn what_is_tracked_and_written_to_meanwhile_is_left() {
         meanwhile(&mut host, n, acts.clone());
         let left = Outcome::Refused(Reason::LogDirty);
         assert_eq!(heal(&mut host), (left, 0), "{n}");
-        host.check();
         host.finish();
     }
 }
@@ -175,7 +173,6 @@ fn what_takes_few_copies_comes_first() {
             assert_eq!(healed[0], deferred);
             assert_eq!(healed[1..], looks);
         }
-        host.check();
         host.finish();
     }
 }
@@ -201,7 +198,6 @@ fn a_block_with_some_pages_is_completed_if_that_is_cheaper() {
         assert_eq!(heal(&mut host), expected, "{stay}");
         let there = host.mfn(page(0)) == Some(block);
         assert_eq!(there, expected.0 == Outcome::Completed);
-        host.check();
         host.finish();
     }
 }
@@ -229,7 +225,6 @@ fn the_spare_frame_is_nobodys_place() {
                 (Outcome::Completed, 13),
                 "{policy:?} {full}"
             );
-            host.check();
             host.finish();
         }
     }
@@ -366,7 +361,6 @@ fn a_page_that_is_renewed_before_its_turn_is_moved_as_it_is() {
         meanwhile(&mut host, n, vec![Act::Renew { gfn }]);
         let (outcome, _) = heal(&mut host);
         assert_eq!(outcome, Outcome::Migrated, "{n}");
-        host.check();
         host.finish();
     }
 }
@@ -389,7 +383,6 @@ fn pages_that_follow_one_another_move_in_one_go_up_to_a_batch() {
             (Outcome::Refused(Reason::Interrupted), batch)
         };
         assert_eq!(heal(&mut host), expected);
-        host.check();
         host.finish();
     }
 }
@@ -416,7 +409,6 @@ fn the_m2p_is_not_believed_against_the_page_table() {
     (page.count, page.allocated) = (0, false);
     host.heap.put(frame, true);
     *host.heap.tot_mut(Dom::Guest) -= 1;
-    host.check();
     host.finish();
 }
 
@@ -437,7 +429,6 @@ fn who_leaves_a_block_does_not_come_back_to_it() {
     assert_eq!(asked(&host), Some(before + REGION_PAGES));
 
     assert_eq!(host.vacate(block, 511), (13, true));
-    host.check();
     host.finish();
 }
 

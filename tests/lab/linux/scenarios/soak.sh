@@ -6,7 +6,7 @@ end=$((${start%.*} + MINUTES * 60))
 for name in a b c; do
     guest $name 144
     must $name keep 16
-    must $name busy
+    must $name busy 1000000
 done
 ballooned=0 saved=0 migrated=0 died=0 checked=0
 while read -r now _ </proc/uptime; [ "${now%.*}" -lt $end ]; do

@@ -405,6 +405,15 @@ impl Verdict {
                         look.tag
                     ));
                 }
+                let of_full = look.walk.percent_of_full();
+                if request.ours() && of_full < f64::from(wish.full) {
+                    let wanted = wish.full;
+                    faults.push(format!(
+                        "look {}: {of_full:.1} % of the regions without holes are one entry, and \
+                         {wanted} % should be",
+                        look.tag
+                    ));
+                }
                 if look.walk.ram_1g < wish.gib {
                     let (found, wanted) = (look.walk.ram_1g, wish.gib);
                     faults.push(format!(

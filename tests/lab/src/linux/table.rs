@@ -38,6 +38,9 @@ pub struct LookWish {
     /// Regions that are one entry, in percent of those that have memory, at least; with the series.
     #[serde(default)]
     pub whole: u8,
+    /// The same, in percent of those that are memory only.
+    #[serde(default)]
+    pub full: u8,
     /// Every region that is not has a reason in the trace; with the series.
     #[serde(default)]
     pub healed: bool,

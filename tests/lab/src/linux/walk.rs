@@ -46,9 +46,16 @@ impl Walk {
 
     /// Of the regions that have memory, the percentage of those that are one entry.
     pub fn percent_whole(&self) -> f64 {
-        let whole = self.count(Region::Whole);
-        let all = self.full() + self.count(Region::Holes);
-        whole as f64 * 100.0 / all.max(1) as f64
+        self.percent_of(self.full() + self.count(Region::Holes))
+    }
+
+    /// The same of the regions that could be one.
+    pub fn percent_of_full(&self) -> f64 {
+        self.percent_of(self.full())
+    }
+
+    fn percent_of(&self, regions: usize) -> f64 {
+        self.count(Region::Whole) as f64 * 100.0 / regions.max(1) as f64
     }
 
     /// Pages of plain memory.
@@ -240,6 +247,7 @@ mod tests {
         assert_eq!(seen.count(Region::Whole), 1 + 512);
         assert_eq!(seen.full(), 2 + 512);
         assert_eq!(seen.percent_whole(), 513.0 * 100.0 / 515.0);
+        assert_eq!(seen.percent_of_full(), 513.0 * 100.0 / 514.0);
         assert_eq!(seen.pages(), (1 << 18) + 512 + 1023);
         assert_eq!(seen.to_string(), "1 x 1G + 1 x 2M + 1023 x 4K");
     }
