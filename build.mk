@@ -62,7 +62,7 @@ guests: ## The test guests: out/xtf/
 .PHONY: lab-program
 lab-program: ## The program that boots Xen on emulators and judges: target/release/lab
 	@echo '  LAB     target/release/lab'
-	@cargo build -q --locked --release -p lab -p inside -p core-cost
+	@cargo build -q --locked --release -p lab -p inside -p passthrough -p core-cost
 
 # A Linux control domain, Xen's toolstack and Linux guests, of packages of Debian 13.
 .PHONY: linux

@@ -52,6 +52,8 @@ enum Command {
     Audit { domid: u16 },
     /// The machine's free, scrub and outstanding pages
     Free,
+    /// Keeps track of the pages that a domain writes until standard input ends
+    LogDirty { domid: u16 },
     /// Maps pages of a domain until standard input ends
     Pin {
         domid: u16,
@@ -162,6 +164,7 @@ fn act(command: Command) -> Result<()> {
             let free = xen::free_pages(&Privcmd::open()?)?;
             println!("{} {} {}", free.free, free.scrub, free.outstanding);
         }
+        Command::LogDirty { domid } => log_dirty(domid)?,
         Command::Pin { domid, frames } => pin(domid, &frames)?,
         Command::Scatter {
             file,
@@ -233,6 +236,16 @@ fn frames(word: &str) -> Result<Vec<u64>> {
             .collect()
     };
     parse().with_context(|| format!("{word} is not FRAME or FIRST+COUNT*STEP"))
+}
+
+fn log_dirty(domid: u16) -> Result<()> {
+    let privcmd = Privcmd::open()?;
+    xen::log_dirty(&privcmd, domid, true)?;
+    println!("log-dirty");
+    let waited = io::stdin().read_to_end(&mut vec![]);
+    xen::log_dirty(&privcmd, domid, false)?;
+    waited?;
+    Ok(())
 }
 
 fn pin(domid: u16, words: &[String]) -> Result<()> {

@@ -17,6 +17,9 @@ const SYSCTL_VERSION: u32 = 0x15;
 
 const XENMEM_MAXIMUM_GPFN: u64 = 14;
 const DOMCTL_COALESCE: u32 = 90;
+const DOMCTL_SHADOW_OP: u32 = 10;
+const SHADOW_OFF: u32 = 0;
+const ENABLE_LOGDIRTY: u32 = 2;
 const SYSCTL_PHYSINFO: u32 = 3;
 
 const SET_MODE: u32 = 0;
@@ -49,7 +52,19 @@ struct Coalesce {
     buffer: u64,
 }
 
-/// `struct xen_domctl`, with the one member of its union that is used here.
+/// `struct xen_domctl_shadow_op`.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct ShadowOp {
+    op: u32,
+    mode: u32,
+    dirty_bitmap: u64,
+    pages: u64,
+    fault_count: u32,
+    dirty_count: u32,
+}
+
+/// `struct xen_domctl`.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct Domctl {
@@ -57,8 +72,8 @@ struct Domctl {
     interface_version: u32,
     domain: u16,
     pad: [u16; 3],
-    coalesce: Coalesce,
-    rest: [u8; 128 - size_of::<Coalesce>()],
+    /// One of the members, at its start.
+    u: [u8; 128],
 }
 
 /// `struct xen_sysctl_physinfo`, up to what is used here.
@@ -131,23 +146,53 @@ impl From<CallError> for anyhow::Error {
     }
 }
 
+/// A domctl, which may change its argument.
+fn domctl<T>(
+    privcmd: &Privcmd,
+    cmd: u32,
+    domid: u16,
+    mut argument: T,
+    buffer: Option<&Buffer>,
+) -> Result<T>
+where
+    T: FromBytes + IntoBytes + Immutable,
+{
+    let mut domctl = Domctl::new_zeroed();
+    domctl.cmd = cmd;
+    domctl.interface_version = DOMCTL_VERSION;
+    domctl.domain = domid;
+    let too_large = || anyhow::anyhow!("an argument too large for a domctl");
+    argument
+        .write_to_prefix(&mut domctl.u)
+        .map_err(|_| too_large())?;
+    let used: Vec<&Buffer> = buffer.into_iter().collect();
+    call(privcmd, HYPERVISOR_DOMCTL, &mut domctl, &used).map_err(anyhow::Error::from)?;
+    (argument, _) = T::read_from_prefix(&domctl.u).map_err(|_| too_large())?;
+    Ok(argument)
+}
+
 fn coalesce(
     privcmd: &Privcmd,
     domid: u16,
     argument: Coalesce,
     buffer: Option<&Buffer>,
 ) -> Result<Coalesce> {
-    let mut domctl = Domctl::new_zeroed();
-    domctl.cmd = DOMCTL_COALESCE;
-    domctl.interface_version = DOMCTL_VERSION;
-    domctl.domain = domid;
-    domctl.coalesce = Coalesce {
+    let argument = Coalesce {
         buffer: buffer.map_or(0, Buffer::address),
         ..argument
     };
-    let used: Vec<&Buffer> = buffer.into_iter().collect();
-    call(privcmd, HYPERVISOR_DOMCTL, &mut domctl, &used).map_err(anyhow::Error::from)?;
-    Ok(domctl.coalesce)
+    domctl(privcmd, DOMCTL_COALESCE, domid, argument, buffer)
+}
+
+/// Has Xen keep track of the pages that a domain writes, as it does for a live migration, or no longer.
+pub fn log_dirty(privcmd: &Privcmd, domid: u16, on: bool) -> Result<()> {
+    let argument = ShadowOp {
+        op: if on { ENABLE_LOGDIRTY } else { SHADOW_OFF },
+        ..ShadowOp::default()
+    };
+    domctl(privcmd, DOMCTL_SHADOW_OP, domid, argument, None)
+        .map(|_| ())
+        .with_context(|| format!("log-dirty of domain {domid} is not to be {on}"))
 }
 
 /// A call that gives numbers, of which `argument.nr` are asked for, and what it says besides.

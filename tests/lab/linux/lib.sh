@@ -50,11 +50,15 @@ port()
     die "no virtio-serial port $1"
 }
 
-# The host's answers come on file 9.
+# The host's answers come on file 9. (Empty lines are there to wake the machine up, and must be taken,
+# or there is no room for more.)
 exec_control()
 {
-    control=$(port control)
-    exec 9<>"$control"
+    mkfifo /run/control
+    while read -r word; do
+        [ -z "$word" ] || echo "$word"
+    done <"$(port control)" >/run/control &
+    exec 9</run/control
 }
 
 # ours: does this Xen have the series?
@@ -72,7 +76,8 @@ rand()
 
 # --- Guests -------------------------------------------------------------------
 
-# guest NAME MIB [CONFIG LINES]: starts a PVH Linux guest and waits until it answers.
+# guest NAME MIB [CONFIG LINES]: starts a PVH Linux guest and waits until it answers. With
+# PRELOAD=/usr/lib/passthrough.so its memory is in the IOMMU's tables, too.
 guest()
 {
     step "guest $1 $2"
@@ -96,7 +101,7 @@ vif = [ "script=vif-lab" ]
 END
         printf '%s\n' "$@"
     } >"/tmp/$name.cfg"
-    xl create -q "/tmp/$name.cfg" >/results/xl/create-"$name" 2>&1 ||
+    LD_PRELOAD=$PRELOAD xl create -q "/tmp/$name.cfg" >/results/xl/create-"$name" 2>&1 ||
         { cat /results/xl/create-"$name"; die "xl create $name"; }
     answers "$name"
 }
@@ -305,11 +310,7 @@ look()
     # H_CR3 is printed with each VMCB.
     xl debug-keys v
     say "@look $2 $id"
-    # (Empty lines are there to wake the machine up.)
-    word=
-    until [ -n "$word" ]; do
-        read -r word <&9 || break
-    done
+    read -r word <&9
     ! ours || inside mode "$id" "$mode" || die "look $2: the mode of $1"
     xl unpause "$1"
     [ "$word" = ok ] || die "look $2: the host says $word"

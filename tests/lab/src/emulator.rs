@@ -139,7 +139,7 @@ fn module(guest: &Path) -> Result<OsString> {
 }
 
 /// Where QEMU's boards put memory below 4 GiB (pc_init1() and pc_q35_init() in QEMU).
-fn qemu_layout(board: &str, size: u64) -> Result<Layout> {
+pub fn qemu_layout(board: &str, size: u64) -> Result<Layout> {
     let low = match board.split(',').next().unwrap_or_default() {
         "pc" if size >= 0xe000_0000 => 0xc000_0000,
         "pc" => 0xe000_0000,

@@ -333,6 +333,7 @@ impl Story {
 
 /// Reasons that keep a region as it is, as long as they last. (`no_memory` is one of the scenario.)
 const LASTING: &[&str] = &[
+    "iommu",
     "pinned",
     "type_pinned",
     "special",

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -24,10 +23,10 @@ use super::table::{Machine, Scenario, source};
 use super::walk::{Walk, walk};
 use crate::console::Line;
 use crate::demo::page_of;
-use crate::emulator::by_name;
+use crate::emulator::{by_name, qemu_layout};
 use crate::passed::{hex, sha256};
 use crate::place::Place;
-use crate::ram::{Layout, Ram};
+use crate::ram::Ram;
 use crate::run::{self, Job, Outcome};
 
 /// What every Xen gets on its command line. `bootscrub=on`: see `tables::XEN_COMMAND_LINE`.
@@ -224,6 +223,11 @@ impl Parts {
         for program in DOM0_PROGRAMS {
             image.program(program, &root.join(program), &root)?;
         }
+        image.program(
+            "usr/lib/passthrough.so",
+            &beside("libpassthrough.so")?,
+            &root,
+        )?;
         image.script("init", &text("dom0-init")?);
         image.file("lab/lib.sh", text("lib.sh")?);
         image.script("etc/xen/scripts/vif-lab", &text("vif-lab")?);
@@ -246,10 +250,10 @@ fn text(name: &str) -> Result<String> {
     fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// The program for inside, which is built with this one.
-fn inside() -> Result<PathBuf> {
+/// What goes inside and is built with this program.
+fn beside(name: &str) -> Result<PathBuf> {
     let mut path = std::env::current_exe().context("where is this program?")?;
-    path.set_file_name("inside");
+    path.set_file_name(name);
     ensure!(
         path.is_file(),
         "{} is not there: build it with `make -f build.mk lab-program`",
@@ -286,7 +290,7 @@ pub struct Prepared {
 pub fn prepare(place: &Place, request: &Request<'_>) -> Result<Prepared> {
     let parts = Parts::find(place)?;
     let xen = place.xen(request.flavour)?;
-    let inside = inside()?;
+    let inside = beside("inside")?;
     let guest = parts.guest(&inside)?.pack()?;
     let dom0 = parts
         .dom0(place, &inside, guest, request.scenario)?
@@ -345,14 +349,7 @@ pub fn play(
     let steals = file("steal_page.log");
 
     let size = machine.memory_mib << 20;
-    let layout = Layout {
-        size,
-        low: if size >= 0xe000_0000 {
-            0xc000_0000
-        } else {
-            0xe000_0000
-        },
-    };
+    let layout = qemu_layout(&machine.board, size)?;
     let ram = Ram::new(layout, &place.out().join("cache/lab"))?;
     let (ram_fd, ram_path) = ram.share()?;
     let (monitor, monitor_fd, monitor_words) = Monitor::new()?;
@@ -369,7 +366,8 @@ pub fn play(
     command
         .args(["-nodefaults", "-no-user-config", "-no-reboot"])
         .args(["-display", "none", "-serial", "stdio", "-accel", "tcg"])
-        .args(["-machine", "pc,memory-backend=ram"])
+        .arg("-machine")
+        .arg(format!("{},memory-backend=ram", machine.board))
         .args(["-cpu", &machine.cpu])
         .args(["-smp", &machine.cpus.to_string()])
         .args(["-m", &format!("{}M", machine.memory_mib)])
@@ -397,20 +395,17 @@ pub fn play(
         .unwrap_or(request.scenario.limit(request.long));
     let monitor = Arc::new(Mutex::new(monitor));
     let control = Arc::new(Mutex::new(control));
-    let heard = Arc::new(AtomicBool::new(true));
     let watchdog = Watchdog {
         limit,
         file: file("registers.txt"),
         monitor: Arc::clone(&monitor),
         control: Arc::clone(&control),
-        heard: Arc::clone(&heard),
     }
     .start();
     let mut watcher = Watcher {
         ram: &ram,
         monitor,
         control,
-        heard,
         domain: None,
         roots: BTreeMap::new(),
         looks: vec![],
@@ -429,17 +424,13 @@ pub fn play(
             on_line(line);
         },
     )?;
-    let nudges = watchdog.end();
+    watchdog.end();
     fs::remove_file(&image)?;
 
     let Watcher { looks, faults, .. } = watcher;
     let mut story = Story::new(&outcome.lines, looks, outcome.wall);
     story.faults.extend(faults);
     story.exchanges = entered(&steals, steal_page);
-    if nudges > 0 {
-        let said = format!("= {nudges} times nothing was heard for a minute");
-        story.facts.said.push(said);
-    }
     // QEMU notes other things too, by the hundred megabytes.
     let _ = fs::remove_file(&steals);
     match unpack(&results, &file("results")) {
@@ -521,22 +512,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// How long before its end a run that does not come to one is looked at.
 const LAST_LOOK: Duration = Duration::from_secs(3);
 
-/// For how long nothing is heard of a machine before it gets an interrupt.
-const SILENCE: Duration = Duration::from_secs(60);
+/// How often the machine gets an interrupt.
+const BEAT: Duration = Duration::from_secs(1);
 
 /// Looks after a run that gives no sign of life.
 ///
 /// QEMU 7.2 loses an interrupt now and then, the more often the busier its host is: where SVM's
 /// interception ends or begins a guest it clears one bit of `interrupt_request` without its lock, and with it
-/// what the thread that has the timers sets at that moment. The processor then halts, with the interrupt of
-/// its timer pending in its APIC, until any other comes. An empty line on the control channel is one.
+/// what the thread that has the timers sets at that moment. The processor then halts, or goes on with the guest
+/// that it is at, with the interrupt of its timer pending in its APIC, until any other comes. An empty
+/// line on the control channel is one.
 struct Watchdog {
     limit: Duration,
     /// Where the processors are, when a run is about to be ended for its time.
     file: PathBuf,
     monitor: Arc<Mutex<Monitor>>,
     control: Arc<Mutex<Channel>>,
-    heard: Arc<AtomicBool>,
 }
 
 impl Watchdog {
@@ -546,25 +537,16 @@ impl Watchdog {
         Watching { end, thread }
     }
 
-    /// How often nothing was heard for so long.
-    fn watch(&self, ended: &mpsc::Receiver<()>) -> usize {
+    fn watch(&self, ended: &mpsc::Receiver<()>) {
         // Only silence means that the run goes on.
         let goes_on = |wait| ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout);
         let start = Instant::now();
-        let mut nudges = 0;
-        loop {
-            let left = (self.limit.saturating_sub(LAST_LOOK)).saturating_sub(start.elapsed());
-            if !goes_on(left.min(SILENCE)) {
-                return nudges;
+        while start.elapsed() < self.limit.saturating_sub(LAST_LOOK) {
+            if !goes_on(BEAT) {
+                return;
             }
-            if left <= SILENCE {
-                break;
-            }
-            if !self.heard.swap(false, Relaxed) {
-                // Who does not listen is not helped.
-                let _ = lock(&self.control).say("");
-                nudges += 1;
-            }
+            // Who does not listen is not helped.
+            let _ = lock(&self.control).say("");
         }
         let mut text = String::new();
         for _ in 0..5 {
@@ -578,21 +560,20 @@ impl Watchdog {
                 break;
             }
         }
-        nudges
     }
 }
 
 /// A watchdog at work.
 struct Watching {
     end: mpsc::Sender<()>,
-    thread: JoinHandle<usize>,
+    thread: JoinHandle<()>,
 }
 
 impl Watching {
-    fn end(self) -> usize {
+    fn end(self) {
         drop(self.end);
         // It panicked, if anything: then there are no registers to read.
-        self.thread.join().unwrap_or(0)
+        let _ = self.thread.join();
     }
 }
 
@@ -601,8 +582,6 @@ struct Watcher<'a> {
     ram: &'a Ram,
     monitor: Arc<Mutex<Monitor>>,
     control: Arc<Mutex<Channel>>,
-    /// A line came since the watchdog asked.
-    heard: Arc<AtomicBool>,
     /// The domain of which Xen is printing the VMCBs.
     domain: Option<u16>,
     /// Where each domain's nested page table is.
@@ -613,7 +592,6 @@ struct Watcher<'a> {
 
 impl Watcher<'_> {
     fn take(&mut self, line: &Line) {
-        self.heard.store(true, Relaxed);
         if line.from_xen() {
             if let Some(found) = DOMAIN.captures(&line.text) {
                 self.domain = found[1].parse().ok();

@@ -23,10 +23,17 @@ pub struct Machine {
     pub memory_mib: u64,
     pub dom0_mib: u64,
     pub cpu: String,
+    /// QEMU's name for the board.
+    #[serde(default = "pc")]
+    pub board: String,
     pub arguments: Vec<String>,
     /// What Xen's command line needs on this machine.
     #[serde(default)]
     pub xen: String,
+}
+
+fn pc() -> String {
+    "pc".to_owned()
 }
 
 /// What has to hold where a script looks at a guest.
