@@ -234,30 +234,32 @@ fn the_spare_frame_is_nobodys_place() {
 /// whichever way was begun.
 #[test]
 fn who_is_pinned_meanwhile_decides_where_the_others_go() {
-    // To another block, for there is none that holds many of them.
+    // To another block, for there is none that holds many of them. (That of the page in question is not
+    // where others are in their places, nor among the first that one comes by.)
     let mut scattered = scattered();
-    trade(&mut scattered, 511..512, 7, 0);
+    trade(&mut scattered, 450..451, 7, 0);
+    trade(&mut scattered, 470..471, 0, 0);
     // To the block in which most of them lie.
     let mut gathered = regions(3, Policy::Lowest);
     trade(&mut gathered, 412..512, 2, 0);
 
-    for (host, undisturbed) in [
-        (scattered, Outcome::Migrated),
-        (gathered, Outcome::Completed),
+    for (host, stuck, undisturbed) in [
+        (scattered, page(470), Outcome::Migrated),
+        (gathered, page(511), Outcome::Completed),
     ] {
-        let frame = host.mfn(page(511));
+        let frame = host.mfn(stuck);
         let mut quiet = host.clone();
         assert_eq!(heal(&mut quiet).0, undisturbed);
-        assert_ne!(quiet.mfn(page(511)), frame);
+        assert_ne!(quiet.mfn(stuck), frame);
 
         for n in 1..4 {
             let mut host = host.clone();
             host.batch = REGION_PAGES;
-            let gfn = page(511).0 as u16;
+            let gfn = stuck.0 as u16;
             meanwhile(&mut host, n, vec![Act::Map { gfn }]);
             assert_eq!(heal(&mut host).0, Outcome::Completed, "{n}");
             assert_eq!(host.mapper_holds(), 1);
-            assert_eq!(host.mfn(page(511)), frame, "{n}");
+            assert_eq!(host.mfn(stuck), frame, "{n}");
             host.check();
             host.unpin_all();
             host.finish();
@@ -318,17 +320,23 @@ fn frames_that_a_migration_leaves_are_freed_together() {
 fn a_migration_may_leave_more_frames_than_a_region_has() {
     let whole = scattered();
 
-    for (moved, renewed) in [(0, 1), (100, 8), (400, 30), (503, 500)] {
+    // (If one that comes next is renewed too it is seen at once, and batches do not end with the region.)
+    for (moved, renewed, next, batch) in [
+        (0, 1, None, 8),
+        (100, 8, None, 8),
+        (400, 30, Some(410), 9),
+        (503, 500, None, 8),
+    ] {
         let mut host = whole.clone();
         let done = AtomicBool::new(false);
 
-        host.batch = 8;
+        host.batch = batch;
         host.between = Some(Arc::new(move |host: &mut Host| {
             let frame = host.mfn(page(moved)).filter(|_| !host.is_locked());
             let there = frame.is_some_and(|mfn| mfn.slot() == moved);
             if there && !done.swap(true, Relaxed) {
                 host.heap.policy = Policy::Highest;
-                for slot in 0..renewed {
+                for slot in (0..renewed).chain(next) {
                     displace(host, slot);
                 }
             }
