@@ -32,11 +32,13 @@ compile()
             objects="$objects $object"
     done
     # One object first, and alone: each object has a make of its own, and two of those would make
-    # asm-macros.h at the same time.
+    # asm-macros.h at the same time. (If nothing changes in it, it stays older than what it is made from, and
+    # each make would look again.)
     # shellcheck disable=SC2086 # a list
     { make -C "$tree/xen" O="$obj" olddefconfig &&
       make -C "$tree/xen" O="$obj" -j"${JOBS:-$(nproc)}" include/xen/compile.h arch/x86/include/asm/asm-offsets.h &&
       make -C "$tree/xen" O="$obj" arch/x86/domain.o &&
+      touch "$obj/arch/x86/include/asm/asm-macros.h" &&
       make -C "$tree/xen" O="$obj" -k -j"${JOBS:-$(nproc)}" $objects; } >"$out/logs/bisect.log" 2>&1 ||
         { grep -E 'error:|\*\*\*' "$out/logs/bisect.log" >&2; fail "$1 does not compile, see $out/logs/bisect.log"; }
     echo "  BISECT  $1"
